@@ -7,6 +7,7 @@ turned into a frozen `RunConfig`. So every error can say which file and line, or
 
 import difflib
 import hashlib
+import math
 import re
 import textwrap
 import types
@@ -285,12 +286,17 @@ def _unescape(text: str) -> str:
     return text.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
 
 
-def _convert_leaf(field: Field, value: object) -> Any:
+def _convert_leaf(field: Field, value: object, *, strict: bool = False) -> Any:
+    """``strict``: the value is typed already: ``1`` may stand for ``1.0``, ``"1"`` may not."""
     try:
-        return msgspec.convert(value, field.type, strict=False)
+        converted = msgspec.convert(value, field.type, strict=strict)
     except msgspec.ValidationError as error:
         message = _plain(str(error), field, value)
         raise ConfigError([ConfigProblem(field.path, message)]) from None
+    if isinstance(converted, float) and not math.isfinite(converted):
+        message = f"expected a number that is finite, not {converted}"
+        raise ConfigError([ConfigProblem(field.path, message)])
+    return converted
 
 
 def _plain(message: str, field: Field, value: object) -> str:
@@ -337,7 +343,10 @@ def build(values: Iterable[Value]) -> RunConfig:
             continue
         where[value.path] = value.where
         try:
-            leaf = parse_field(value.path, value.data) if value.is_text else _typed(field, value)
+            if value.is_text:
+                leaf = parse_field(value.path, value.data)
+            else:
+                leaf = _convert_leaf(field, value.data, strict=True)
         except ConfigError as error:
             problems += [problem._replace(where=value.where) for problem in error.problems]
             continue
@@ -353,15 +362,6 @@ def build(values: Iterable[Value]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return config
-
-
-def _typed(field: Field, value: Value) -> Any:
-    """A value that its file already typed: ``1`` may stand for ``1.0``, ``"1"`` may not."""
-    try:
-        return msgspec.convert(value.data, field.type, strict=True)
-    except msgspec.ValidationError as error:
-        message = _plain(str(error), field, value.data)
-        raise ConfigError([ConfigProblem(field.path, message)]) from None
 
 
 def _contradictions(config: RunConfig) -> Iterator[ConfigProblem]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import yaml
 
 FileKind = Literal["toml", "yaml"]
+_DEEPEST = 2
 
 
 class Value(NamedTuple):
@@ -108,23 +109,33 @@ def _yaml_leaves(node: yaml.Node, path: str, name: str) -> Table:
 
     where = f"{name}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode):
+        # No section has sections: a limit here also bounds what nested aliases can unfold to.
+        if path.count(".") >= _DEEPEST:
+            raise ConfigSyntaxError("is nested too deep", where)
         leaves: Table = []
+        seen: set[str] = set()
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigSyntaxError("a field's name must be plain text", where)
+            if key.value in seen:
+                again = f"{name}:{key.start_mark.line + 1}"
+                raise ConfigSyntaxError(f"{key.value} is given twice", again)
+            seen.add(key.value)
             leaves += _yaml_leaves(child, f"{path}.{key.value}" if path else key.value, name)
         return leaves
     if not path:
         raise ConfigSyntaxError("expected sections and fields", where)
-    return [Value(path, _construct(node), where)]
+    return [Value(path, _construct(node, where), where)]
 
 
-def _construct(node: yaml.Node) -> Any:
+def _construct(node: yaml.Node, where: str) -> Any:
     import yaml
 
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node, deep=True)
+    except ValueError as error:  # a date that is none, above all
+        raise ConfigSyntaxError(str(error), where) from None
     finally:
         loader.dispose()
     # YAML 1.1 reads 1e-5 as text (it wants 1.0e-5); nobody who writes it means text.

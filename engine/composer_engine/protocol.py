@@ -201,7 +201,7 @@ Event = (
     | RunFinished
     | RunFailed
 )
-EVENT_TYPES: tuple[type[_Event], ...] = get_args(Event)
+EVENT_TYPES: tuple[type[Event], ...] = get_args(Event)
 TERMINAL = (RunFinished, RunFailed)
 _NEED_A_START = (StepCompleted, CheckpointSaved, Evaluated, SampleGenerated, RunFinished)
 
