@@ -1,0 +1,149 @@
+"""What a viewer knows, event by event: nothing is lost, doubled or made up."""
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer_engine.protocol import (
+    AlertRaised,
+    Event,
+    PhaseChanged,
+    RunFailed,
+    RunFinished,
+    Unrecognized,
+)
+from composer_tui.runs.state import (
+    ALERTS_KEPT,
+    ENDED,
+    HOLES_KEPT,
+    LIFE_CYCLE,
+    LIVES,
+    Life,
+    RunState,
+    advance,
+    advance_all,
+)
+from tests.runs import EPOCH, numbered, started, step, whole_run
+from tests.strategies import events
+
+TURNS = {turn for _, turn in LIFE_CYCLE}
+
+
+@given(st.lists(st.one_of(events(), events(st.integers(0, 30)))))
+def test_any_events_at_all_can_come_in_any_order(stream: list[Event]) -> None:
+    state = advance_all(RunState(), stream)
+    seen = {event.seq for event in stream}
+    assert state.next_seq == max(seen, default=-1) + 1
+    assert state.missing == state.next_seq - len(seen)
+    assert state.duplicates == len(stream) - len(seen)
+
+
+def test_every_life_knows_what_every_turn_makes_of_it() -> None:
+    assert set(LIFE_CYCLE) == {(life, turn) for life in LIVES for turn in TURNS}
+    assert set(LIFE_CYCLE.values()) == set(LIVES)
+
+
+@pytest.mark.parametrize("life", sorted(ENDED))
+def test_only_the_next_attempt_brings_a_run_back_to_life(life: str) -> None:
+    ends = {turn for turn in TURNS if LIFE_CYCLE[life, turn] in ENDED}  # type: ignore[index]
+    assert ends == {"run_finished", "run_stopped", "run_failed"}
+
+
+def test_a_whole_run_tells_its_story() -> None:
+    lives: list[Life] = []
+    state = RunState()
+    for event in whole_run():
+        state = advance(state, event)
+        if lives[-1:] != [state.life]:
+            lives.append(state.life)
+    assert lives == ["loading", "training", "finished"]
+    assert (state.progress, state.missing, state.ended) == (1.0, 0, True)
+    assert (state.started_at, state.ended_at) == (EPOCH, EPOCH + 16)
+    assert state.checkpoint
+    assert state.checkpoint.path == "checkpoints/last"
+    assert state.eta_seconds(EPOCH) is None
+
+
+@given(st.randoms(use_true_random=False), st.integers(0, 5))
+def test_events_in_any_order_lead_to_the_same_state(rng: random.Random, doubled: int) -> None:
+    alert = AlertRaised(rule="spike", level="warning", message="!")
+    first: list[Event] = [started(), step(1), alert, step(2), RunFailed(kind="oom", message="full")]
+    stream = numbered([*first, PhaseChanged(phase="loading"), started(2), alert, step(2), step(3)])
+    mixed = stream + rng.choices(stream, k=doubled)
+    rng.shuffle(mixed)
+    expected = advance_all(RunState(), stream)
+    state = advance_all(RunState(), mixed)
+    assert state.duplicates == doubled
+    assert without_order(state) == without_order(expected)
+
+
+def test_a_hole_is_shown_until_it_is_filled() -> None:
+    stream = whole_run()
+    state = advance_all(RunState(), stream[:4] + stream[8:])
+    assert (state.holes, state.missing) == (((4, 8),), 4)
+    state = advance(state, stream[5])
+    assert state.holes == ((4, 5), (6, 8))
+    state = advance_all(state, [stream[4], stream[7], stream[6]])
+    assert (state.holes, state.missing, state.duplicates) == ((), 0, 0)
+    assert without_order(state) == without_order(advance_all(RunState(), stream))
+
+
+def without_order(state: RunState) -> RunState:
+    """The state without what it owes to the order of arrival: doubles, and the pace's start."""
+    return msgspec.structs.replace(state, duplicates=0, first_step=None, first_step_at=None)
+
+
+def test_more_holes_than_can_be_kept_stay_missing() -> None:
+    stream = whole_run(3 * HOLES_KEPT)[::2]
+    state = advance_all(RunState(), stream)
+    assert len(state.holes) == HOLES_KEPT
+    assert state.missing == len(stream) - 1
+
+
+def test_an_event_of_a_newer_version_fills_its_place() -> None:
+    state = advance(RunState(), Unrecognized(text="{}", reason="newer", seq=0))
+    state = advance(state, Unrecognized(text="garbage", reason="no JSON"))
+    assert (state.next_seq, state.missing, state.unrecognized) == (1, 0, 2)
+
+
+def test_a_new_attempt_forgets_how_the_last_one_ended() -> None:
+    failed = advance_all(
+        RunState(), numbered([started(), step(1), RunFailed(kind="oom", message="full")])
+    )
+    assert failed.failure
+    assert failed.ended_at == EPOCH + 2
+    again = advance(failed, numbered([PhaseChanged(phase="loading")], first=3)[0])
+    assert (again.life, again.failure, again.ended_at) == ("loading", None, None)
+    assert again.last is not None
+
+
+def test_a_run_that_was_stopped_is_not_finished() -> None:
+    end = RunFinished(steps=1, stopped_early=True, reason="asked")
+    state = advance_all(RunState(), numbered([started(), step(1), end]))
+    assert state.life == "stopped"
+    assert state.finish
+    assert state.finish.reason == "asked"
+
+
+def test_a_failure_before_the_start_is_a_failure() -> None:
+    [event] = numbered([RunFailed(kind="config", message="no such model")])
+    assert advance(RunState(), event).life == "failed"
+
+
+def test_only_the_newest_alerts_are_kept_and_all_are_counted() -> None:
+    alerts = [AlertRaised(rule="stall", level="warning", message=str(i)) for i in range(250)]
+    state = advance_all(RunState(), numbered(alerts))
+    assert (len(state.alerts), state.alert_count) == (ALERTS_KEPT, 250)
+    assert state.alerts[-1].message == "249"
+
+
+def test_the_time_left_follows_the_pace_and_stands_still_when_the_run_does() -> None:
+    state = advance_all(RunState(), numbered([started(total_steps=10), step(1), step(2), step(3)]))
+    now = EPOCH + 3
+    assert state.eta_seconds(now) == pytest.approx(7)
+    assert state.eta_seconds(now + 0.5) == pytest.approx(6.5)
+    assert state.eta_seconds(now + 1000) == pytest.approx(6)
+    assert state.progress == pytest.approx(0.3)

@@ -1,0 +1,125 @@
+"""What is written into a run's stream when its engine died without saying why."""
+
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+from composer_engine.protocol import FailureKind, RunFailed
+from composer_tui.runs.framer import Framer
+from composer_tui.runs.sanitise import clean
+
+LOG_LINES = 20
+_LOG_BYTES = 1 << 16
+_CRASHES = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+)
+_NO_STATUS = "its exit status is unknown, because another program launched it"
+_LOST = "work since the last checkpoint is lost"
+
+
+class Death(NamedTuple):
+    """What is known of an engine's end.
+
+    ``status`` is its exit status, negative for a signal, ``None`` when it is not our child.
+    ``out_of_memory``: the kernel killed a process of our control group for memory meanwhile.
+    ``stopped_with`` names the signal of a stop that ended it, or is ''.
+    """
+
+    status: int | None
+    out_of_memory: bool = False
+    stopped_with: str = ""
+
+
+def last_word(death: Death, log: list[str]) -> RunFailed:
+    """The terminal event for such an end; ``log`` is the evidence, its newest lines."""
+    kind, message, hint = _verdict(death, log)
+    return RunFailed(kind=kind, message=message, hint=hint, detail="\n".join(log))
+
+
+def read_log_end(path: Path, lines: int = LOG_LINES) -> list[str]:
+    """The last lines of a log, clean, empty ones left out; none when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            framer = Framer()
+            found = [*framer.feed(file.read()), framer.flush() or b""]
+    except OSError:
+        return []
+    texts = (clean(line.decode("utf-8", "replace")).rstrip() for line in found)
+    return [text for text in texts if text][-lines:]
+
+
+def oom_kills() -> int | None:
+    """How many processes of our control group the kernel has killed for want of memory.
+
+    ``None`` where the kernel does not say, as at the root of a version 2 hierarchy.
+    """
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            counts = Path(f"/sys/fs/cgroup{path}/memory.events")
+        elif "memory" in controllers.split(","):
+            counts = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+        else:
+            continue
+        try:
+            fields = dict(entry.split(maxsplit=1) for entry in counts.read_text().splitlines())
+            return int(fields["oom_kill"])
+        except (OSError, KeyError, ValueError):
+            continue
+    return None
+
+
+def _verdict(death: Death, log: list[str]) -> tuple[FailureKind, str, str]:
+    status = death.status
+    if death.stopped_with:
+        return (
+            "killed",
+            f"the run was stopped with {death.stopped_with} before it had saved",
+            f"{_LOST}; a graceful stop with more time saves it",
+        )
+    if status is None:
+        traced = any("Traceback (most recent call last)" in line for line in log)
+        return (
+            "engine" if traced else "killed",
+            f"the engine ended without a word; {_NO_STATUS}",
+            _LOST,
+        )
+    if status >= 0:
+        return (
+            "engine",
+            f"the engine ended without a word, with exit status {status}",
+            "the last lines of log.txt say more",
+        )
+    return _of_signal(-status, out_of_memory=death.out_of_memory)
+
+
+def _of_signal(number: int, *, out_of_memory: bool) -> tuple[FailureKind, str, str]:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        name = f"signal {number}"
+    if number in _CRASHES:
+        return (
+            "engine",
+            f"the engine crashed with {name}",
+            "a library crashed, not Python: log.txt has the stack",
+        )
+    if number == signal.SIGKILL and out_of_memory:
+        return (
+            "oom",
+            "the kernel killed the engine, because this machine's memory was full",
+            "raise optimizer.micro_batches, or lower rollout.prompts_per_step",
+        )
+    hint = _LOST
+    if number == signal.SIGKILL:
+        hint = (
+            "somebody killed it, or the kernel's out-of-memory killer did, which this program "
+            f"cannot see here (dmesg can); {_LOST}"
+        )
+    return "killed", f"the engine was killed by {name}", hint
