@@ -23,7 +23,7 @@ UNSTAMPED = -1  # the ``seq`` of an event that the emitter has not numbered yet
 
 Phase = Literal["queued", "building", "loading", "warming", "training", "evaluating", "saving"]
 Level = Literal["debug", "info", "warning", "error"]
-AlertRule = Literal["non_finite", "no_signal", "oom", "stall", "spike"]
+AlertRule = Literal["non_finite", "no_signal", "oom", "stall", "spike", "disk"]
 FailureKind = Literal[
     "config", "oom", "non_finite", "engine", "preempted", "timeout", "budget", "killed", "runner"
 ]

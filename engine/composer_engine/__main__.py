@@ -1,0 +1,127 @@
+"""``python -m composer_engine --config RUN.toml``: config in, train, events out, exit status.
+
+0: finished, also when it was asked to stop early. 1: failed. 2: it could not begin, because of
+the command line, the configuration, the data or the model.
+"""
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from composer_engine.config import RunConfig, load
+from composer_engine.data import load_data
+from composer_engine.emitter import Emitter, take_stdout
+from composer_engine.failures import SetupError, complain
+from composer_engine.lifeline import follow_parent, write_process_file
+from composer_engine.model_folder import model_folder
+from composer_engine.protocol import PhaseChanged, RunFinished
+from composer_engine.safety import StopRequest
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
+# The engine reads local folders. These keep every library below it from looking further.
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the engine; the value is the exit status."""
+    options = _parser().parse_args(arguments)
+    stdout = take_stdout()
+    os.environ.update(_OFFLINE)
+    # One run, one device: with several in sight the Trainer would split batches over them.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    folder: Path | None = options.run_dir
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_process_file(folder)
+        emitter = Emitter(stdout, folder)
+    except OSError as error:
+        emitter = Emitter(stdout, None)
+        with emitter:
+            raise SetupError(f"cannot write the run folder {folder}: {error.strerror}") from error
+        return _status(emitter)
+    with emitter:
+        _attempt(options, folder, emitter)
+    return _status(emitter)
+
+
+def _attempt(options: argparse.Namespace, folder: Path | None, emitter: Emitter) -> None:
+    """Everything that may fail once there is an emitter to say so."""
+    stop = StopRequest(emitter, folder)
+    stop.listen()
+    follow_parent(stop.ask)
+    config = load(file=options.config, settings=options.set)
+    emitter.emit(PhaseChanged(phase="loading"))
+    _check_packages()
+    model_folder(config.model.path)
+    data = load_data(config.data.path, config.data.max_rows)
+    _check_rows(config, len(data.tasks))
+
+    from composer_engine.run import run
+
+    run_id = options.run_id or (folder.name if folder else config.name)
+    if folder is not None:
+        run(config, data, run_id, folder, emitter, stop)
+    else:
+        with tempfile.TemporaryDirectory(prefix="composer-") as temporary:
+            run(config, data, run_id, Path(temporary), emitter, stop)
+
+
+def _check_packages() -> None:
+    """Raises `SetupError` when the engine's own dependencies are not installed."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(
+            f"{', '.join(missing)} cannot be found; "
+            'the engine needs: pip install "composer-tui[engine]"'
+        )
+
+
+def _check_rows(config: RunConfig, tasks: int) -> None:
+    """A step draws different prompts, so there must be enough of them."""
+    needed = config.rollout.prompts_per_step
+    if tasks < needed:
+        raise SetupError(
+            f"rollout.prompts_per_step is {needed}, but the data has {tasks} to roll out",
+            "lower rollout.prompts_per_step, or raise data.max_rows",
+        )
+
+
+def _status(emitter: Emitter) -> int:
+    """The exit status of the last event; a failure to begin also gets its line on stderr."""
+    last = emitter.last
+    if last is None or isinstance(last, RunFinished):
+        return 0 if last else 1
+    lines = [last.message, last.hint, last.detail if last.kind != "engine" else ""]
+    complain("composer_engine: " + "\n  ".join(filter(None, lines)))
+    return 2 if last.kind == "config" else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m composer_engine",
+        description="Train as a configuration says; events go to stdout, one JSON object a line.",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="a .toml, .yaml or .json file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, help="append events.jsonl and keep checkpoints here"
+    )
+    parser.add_argument("--run-id", help="the run's name in its events (default: the folder's)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""A run's configuration in TRL's words."""
+
+from pathlib import Path
+
+import torch
+from trl.trainer.grpo_config import GRPOConfig
+
+from composer_engine.config import RunConfig
+
+_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+
+
+def grpo_config(config: RunConfig, device: torch.device, folder: Path) -> GRPOConfig:
+    """TRL's arguments for this run; the trainer saves into ``folder``.
+
+    One generation feeds exactly one optimizer step, so the policy ratio is 1 and a checkpoint
+    never falls between a rollout and its use. There is no KL term, so no reference model.
+    """
+    rollout, optimizer = config.rollout, config.optimizer
+    completions = rollout.prompts_per_step * rollout.completions_per_prompt
+    on_cuda = device.type == "cuda"
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=optimizer.steps,
+        per_device_train_batch_size=completions // optimizer.micro_batches,
+        gradient_accumulation_steps=optimizer.micro_batches,
+        steps_per_generation=optimizer.micro_batches,
+        num_generations=rollout.completions_per_prompt,
+        max_completion_length=rollout.max_completion_tokens,
+        temperature=rollout.temperature,
+        epsilon=config.loss.clip_epsilon,
+        beta=0.0,
+        learning_rate=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        lr_scheduler_type=_SCHEDULES[optimizer.schedule],
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.max_grad_norm,
+        optim="adamw_torch_fused" if on_cuda else "adamw_torch",
+        seed=optimizer.seed,
+        use_cpu=not on_cuda,
+        bf16=False,  # the weights' own type is the computation's
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        disable_dropout=True,  # student, teacher and reference must be one model
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a step that is not finite is shown, and skipped
+        save_strategy="no",  # the callback says when
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=on_cuda,
+        push_to_hub=False,
+    )

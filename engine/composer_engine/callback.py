@@ -1,0 +1,141 @@
+"""The trainer's hooks, as events."""
+
+import math
+from typing import Any
+
+from transformers import TrainerCallback
+
+from composer_engine.config import RunConfig
+from composer_engine.emitter import Emitter
+from composer_engine.protocol import (
+    AlertRaised,
+    PhaseChanged,
+    SampleGenerated,
+    StepCompleted,
+    StepSeconds,
+)
+from composer_engine.record import Stepping
+from composer_engine.safety import NonFiniteGuard, StopRequest
+from composer_engine.throughput import Throughput
+
+# What StepCompleted has a field for, and what says nothing: one step is one log.
+_NOT_METRICS = frozenset({"loss", "grad_norm", "learning_rate", "reward", "reward_std"})
+
+
+class Reporter(TrainerCallback):
+    """One `StepCompleted` a step, its alerts and its sample; says when to save and to stop.
+
+    ``step_seconds`` runs from the moment a step's prompts are there to its optimizer's end;
+    events and checkpoints are not part of it.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        emitter: Emitter,
+        stop: StopRequest,
+        guard: NonFiniteGuard,
+        trainer: Stepping,
+        throughput: Throughput,
+    ) -> None:
+        self._config, self._emitter, self._stop = config, emitter, stop
+        self._guard, self._trainer, self._throughput = guard, trainer, throughput
+        self._began = self._gradient_ready = self._ended = self._optimizer_done = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._emitter.emit(PhaseChanged(phase="training"))
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._began = self._trainer.clock()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._gradient_ready = self._trainer.clock()
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._optimizer_done = self._trainer.clock()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._ended = self._trainer.clock()
+        self._guard.judge(self._trainer.record.numbers.guilty)
+        step, control = self._trainer.state.global_step, self._trainer.control
+        every = self._config.checkpoint.every_steps
+        is_last = step >= self._config.optimizer.steps
+        ends = is_last or bool(self._stop.reason()) or self._guard.exhausted
+        control.should_training_stop = ends
+        control.should_save = ends or (every > 0 and step % every == 0)
+
+    def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
+        if logs is None or "learning_rate" not in logs:
+            return  # the summary at the end of training
+        step = self._trainer.state.global_step
+        self._emitter.emit(self._step_completed(step, logs))
+        self._raise_alerts(step)
+        every = self._config.report.samples_every_steps
+        if every and step % every == 0:
+            self._emit_sample(step)
+        # The Trainer keeps every step's log for its checkpoints; the run folder has them already.
+        self._trainer.state.log_history.clear()
+
+    def _step_completed(self, step: int, logs: dict[str, Any]) -> StepCompleted:
+        record = self._trainer.record
+        numbers = record.numbers
+        seconds = self._ended - self._began
+        trained = {n: v for n, v in logs.items() if n not in _NOT_METRICS} | numbers.metrics
+        return StepCompleted(
+            step=step,
+            loss=numbers.loss,
+            channels=numbers.channels,
+            reward_mean=float(record.rewards.mean()),
+            reward_std=float(record.rewards.std(dim=1).mean()),
+            metrics={name: _finite(value) for name, value in trained.items()},
+            learning_rate=_finite(logs["learning_rate"]),
+            grad_norm=numbers.grad_norm,
+            step_seconds=seconds,
+            seconds=StepSeconds(
+                rollout=record.rollout_seconds,
+                loss=self._gradient_ready - self._began - record.rollout_seconds,
+                optimizer=self._optimizer_done - self._gradient_ready,
+            ),
+            tokens_per_second=record.tokens / seconds,
+            mfu=self._throughput.mfu(record.tokens, record.rewards.numel(), seconds),
+        )
+
+    def _raise_alerts(self, step: int) -> None:
+        numbers = self._trainer.record.numbers
+        if numbers.guilty:
+            count, patience = self._guard.in_a_row, self._guard.patience
+            message = (
+                f"{numbers.guilty} is not finite; the step was skipped and the weights did not "
+                f"move ({count} of {patience} in a row)"
+            )
+            self._alert("non_finite", step, message)
+        elif not numbers.is_live:
+            message = (
+                "no channel had anything to learn from: every group's rewards are equal, "
+                "no failed rollout has a hint, and nothing is replayed"
+            )
+            self._alert("no_signal", step, message)
+
+    def _alert(self, rule: Any, step: int, message: str) -> None:
+        self._emitter.emit(AlertRaised(rule=rule, level="warning", step=step, message=message))
+
+    def _emit_sample(self, step: int) -> None:
+        """A rollout of the step, another place in the batch each time."""
+        samples = self._trainer.record.samples
+        sample = samples[step % len(samples)]
+        self._emitter.emit(
+            SampleGenerated(
+                step=step,
+                prompt=sample.prompt,
+                completion=sample.completion,
+                reward=sample.reward,
+            )
+        )
+
+
+def _finite(value: Any) -> float | None:
+    """A trainer's number as the protocol takes it."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None

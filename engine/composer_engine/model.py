@@ -1,0 +1,150 @@
+"""The model and its tokenizer, from a local folder or from the package; never from the network."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from composer_engine.config import ModelConfig
+from composer_engine.failures import SetupError
+from composer_engine.model_folder import model_folder
+from composer_engine.protocol import Device
+
+# Folders saved by these classes hold the whole tokenizer in tokenizer.json. The Auto class takes
+# the model's usual tokenizer instead, which quietly splits text in its own way.
+_GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+class Loaded(NamedTuple):
+    """A model ready to train. ``model`` is a `peft.PeftModel` when it has an adapter."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+    @property
+    def causal_lm(self) -> PreTrainedModel:
+        """The language model itself, under the adapter if there is one."""
+        return unwrapped(self.model)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, trained or not."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def unwrapped(model: Any) -> PreTrainedModel:
+    """The causal LM under a LoRA adapter; without one, the model itself."""
+    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inner
+
+
+def readable_tokens(causal_lm: PreTrainedModel) -> int | None:
+    """The longest sequence the model can read, or ``None`` when it does not say."""
+    limit = getattr(causal_lm.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def load_model(config: ModelConfig, seed: int) -> Loaded:
+    """Load as the config asks. Raises `SetupError` for a folder that holds no usable model."""
+    folder = model_folder(config.path)
+    device = _pick_device(config.device)
+    try:
+        tokenizer = _load_tokenizer(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, config.dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise SetupError(f"model.path: cannot load {folder}: {_first_line(error)}") from error
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise SetupError(
+            f"model.path: the tokenizer in {folder} has {len(tokenizer)} tokens, "
+            f"the model embeds {model.get_input_embeddings().weight.shape[0]}"
+        )
+    if config.lora_rank:
+        model = _with_adapter(model, config, seed)
+    return Loaded(model.to(device), tokenizer, device)
+
+
+def non_finite_weights(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters that hold NaN or infinity."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if not bool(torch.isfinite(parameter).all())
+    ]
+
+
+def describe_device(device: torch.device) -> Device:
+    """The device as the run's first event tells it."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        name = torch.cuda.get_device_name(device)
+        return Device(kind="cuda", name=name, count=1, total_bytes=total)
+    import psutil
+
+    total = psutil.virtual_memory().total
+    return Device(kind="cpu", name=_cpu_name(), count=1, total_bytes=total)
+
+
+def _pick_device(asked: str) -> torch.device:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "model.device: cuda is not available here", "set model.device to auto or cpu"
+        )
+    cuda = torch.cuda.is_available() if asked == "auto" else asked == "cuda"
+    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    settings = folder / "tokenizer_config.json"
+    saved_as = json.loads(settings.read_bytes()).get("tokenizer_class") if settings.exists() else ""
+    generic = saved_as in _GENERIC_TOKENIZERS
+    loader: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, padding_side="left"
+    )
+    if tokenizer.eos_token_id is None:
+        raise SetupError(f"model.path: the tokenizer in {folder} has no end-of-text token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it pads
+    return tokenizer
+
+
+def _with_adapter(model: Any, config: ModelConfig, seed: int) -> Any:
+    """LoRA on every linear layer but the head, which the fused kernels read directly."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft takes any number
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, adapter)
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "cpu"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

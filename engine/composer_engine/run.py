@@ -1,0 +1,167 @@
+"""One attempt from loaded data to its last event. Everything heavy is imported here."""
+
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import datasets
+import torch
+import transformers
+from transformers import PrinterCallback, ProgressCallback
+
+from composer_engine.callback import Reporter
+from composer_engine.checkpoint import Checkpoints
+from composer_engine.config import RunConfig, config_hash
+from composer_engine.data import Data
+from composer_engine.emitter import Emitter
+from composer_engine.failures import DataError, NonFiniteError
+from composer_engine.model import (
+    Loaded,
+    describe_device,
+    load_model,
+    non_finite_weights,
+    readable_tokens,
+)
+from composer_engine.protocol import (
+    AlertRaised,
+    Logged,
+    PhaseChanged,
+    RunFinished,
+    RunStarted,
+)
+from composer_engine.safety import NonFiniteGuard, StopRequest
+from composer_engine.sampler import MemorySampler
+from composer_engine.throughput import Throughput, peak_flops
+from composer_engine.trainer import ComposerTrainer
+
+_SMALL_BF16_RATE = 1e-5
+_ONE_THREAD_PARAMETERS = 10_000_000
+
+
+def run(
+    config: RunConfig, data: Data, run_id: str, root: Path, emitter: Emitter, stop: StopRequest
+) -> None:
+    """Train as configured, with checkpoints under ``root``; ends with `RunFinished`.
+
+    Raises what ends it otherwise; the emitter turns that into `RunFailed`.
+    """
+    _quiet_libraries()
+    loaded = load_model(config.model, config.optimizer.seed)
+    check_lengths(config, loaded, data)
+    device = describe_device(loaded.device)
+    emitter.emit(
+        RunStarted(
+            run_id=run_id,
+            attempt=emitter.attempt,
+            total_steps=config.optimizer.steps,
+            model=config.model.path,
+            parameters=loaded.parameters,
+            device=device,
+            engine_version=engine_version(),
+            config_hash=config_hash(config),
+        )
+    )
+    _warn(config, loaded, data, emitter)
+    if loaded.device.type == "cpu" and loaded.parameters < _ONE_THREAD_PARAMETERS:
+        # Handing out so little work costs more than it saves, and stalls on a busy machine.
+        torch.set_num_threads(1)
+    checkpoints = Checkpoints(root, config.checkpoint.keep, emitter)
+    try:
+        train(config, data, loaded, checkpoints, emitter, stop)
+    finally:
+        checkpoints.close()
+
+
+def train(
+    config: RunConfig,
+    data: Data,
+    loaded: Loaded,
+    checkpoints: Checkpoints,
+    emitter: Emitter,
+    stop: StopRequest,
+) -> ComposerTrainer:
+    """The training itself, from a loaded model to `RunFinished`. Returns the trainer."""
+    trainer = ComposerTrainer(config, loaded, data, checkpoints)
+    guard = NonFiniteGuard(config.safety.non_finite_patience)
+    peak = peak_flops(loaded.device, loaded.causal_lm.dtype)
+    throughput = Throughput(loaded.causal_lm.config.get_text_config(), peak)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Reporter(config, emitter, stop, guard, trainer, throughput))
+    with MemorySampler(emitter, loaded.device, config.report.memory_every_seconds):
+        if trainer.pairs:
+            emitter.emit(PhaseChanged(phase="warming"))
+            trainer.precompute_reference(stop.reason)
+        if not stop.reason():
+            trainer.train()
+    steps = trainer.state.global_step
+    if guard.exhausted:
+        raise NonFiniteError(
+            f"{guard.in_a_row} steps in a row were not finite (last: {guard.last_guilty})",
+            "the weights are those of the last finite step; lower optimizer.learning_rate, "
+            "or set the weight of the channel named above to 0 to see whether it is the cause",
+        )
+    early = steps < config.optimizer.steps
+    emitter.emit(
+        RunFinished(steps=steps, stopped_early=early, reason=stop.reason() if early else "")
+    )
+    return trainer
+
+
+def check_lengths(config: RunConfig, loaded: Loaded, data: Data) -> None:
+    """Raises `DataError` for every text that is longer than the model can read."""
+    limit = readable_tokens(loaded.causal_lm)
+    if limit is None:
+        return
+    room = config.rollout.max_completion_tokens
+    needs = [(task.where, "prompt", task.prompt, room) for task in data.tasks]
+    if config.loss.replay_weight:
+        for pair in data.pairs:
+            needs.append((pair.where, "chosen", pair.prompt + pair.chosen, 1))
+            needs.append((pair.where, "rejected", pair.prompt + pair.rejected, 1))
+    problems = []
+    tokens = loaded.tokenizer(text=[text for _, _, text, _ in needs])["input_ids"]
+    for (where, field, _, more), ids in zip(needs, tokens, strict=True):
+        if len(ids) + more > limit:
+            problems.append(
+                f"{where}: {field}: {len(ids)} tokens and {more} to come are more than the "
+                f"{limit} that the model can read"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def engine_version() -> str:
+    """The installed package's version."""
+    try:
+        return metadata.version("composer-tui")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _warn(config: RunConfig, loaded: Loaded, data: Data, emitter: Emitter) -> None:
+    """What is legal and still probably not meant."""
+    weak = [
+        f"{name} holds numbers that are not finite" for name in non_finite_weights(loaded.model)
+    ]
+    for message in weak[:10]:
+        emitter.emit(AlertRaised(rule="non_finite", level="warning", message=message))
+    notes = []
+    if config.loss.replay_weight and not data.pairs:
+        notes.append("loss.replay_weight is set, but no row has chosen and rejected: no replay")
+    pure_bf16 = config.model.dtype == "bfloat16" and not config.model.lora_rank
+    if pure_bf16 and config.optimizer.learning_rate < _SMALL_BF16_RATE:
+        notes.append(
+            "bfloat16 weights round away most updates at this learning rate: "
+            "use float32 weights, a LoRA adapter, or a higher rate"
+        )
+    for message in notes:
+        emitter.emit(Logged(level="warning", message=message))
+
+
+def _quiet_libraries() -> None:
+    """stderr is the run's log: no progress bars, no advice for the libraries' own users."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,69 @@
+"""Ending a run well: signals, the stop file, and steps whose numbers are not finite."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+
+from composer_engine.emitter import Emitter
+from composer_engine.protocol import RunFailed
+
+STOP_FILE = "stop"
+
+
+class StopRequest:
+    """Whether the run should end after this step, and why.
+
+    The first SIGINT, SIGTERM or SIGHUP, the stop file and a launcher that is gone ask for it; a
+    second signal does not ask: the run fails as killed and the process ends at once.
+    """
+
+    def __init__(self, emitter: Emitter, folder: Path | None) -> None:
+        self._emitter = emitter
+        self._stop_file = folder / STOP_FILE if folder else None
+        self._signals = 0
+        self._reason = ""
+
+    def listen(self) -> None:
+        """Take SIGINT, SIGTERM and, unless nohup has it ignored, SIGHUP. For the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_signal)
+
+    def ask(self, reason: str) -> None:
+        """End the run after this step; the first reason stays. Any thread may ask."""
+        self._reason = self._reason or reason
+
+    def reason(self) -> str:
+        """Why to stop, or '' to go on. A stop file is taken away once it is seen."""
+        if not self._reason and self._stop_file is not None and self._stop_file.exists():
+            self._stop_file.unlink(missing_ok=True)
+            self.ask("asked by the stop file")
+        return self._reason
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self._signals += 1
+        if self._signals == 1:
+            self.ask(f"asked by {name}")
+        else:
+            message = f"a second signal ({name}) ended the run at once"
+            hint = "work since the last checkpoint is lost; one signal saves it"
+            self._emitter.abort(RunFailed(kind="killed", message=message, hint=hint))
+
+
+class NonFiniteGuard:
+    """Counts the non-finite steps in a row; a finite one starts the count anew."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.in_a_row = patience, 0
+        self.last_guilty = ""
+
+    def judge(self, guilty: str) -> None:
+        """``guilty`` names what was not finite in a step, or is '' for a healthy one."""
+        self.in_a_row = self.in_a_row + 1 if guilty else 0
+        self.last_guilty = guilty or self.last_guilty
+
+    @property
+    def exhausted(self) -> bool:
+        return self.in_a_row >= self.patience
