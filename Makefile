@@ -1,0 +1,19 @@
+# One command before a push; CI runs the same.
+.PHONY: check format test screenshots bench
+
+check:
+	uv run ruff format --check
+	uv run ruff check
+	uv run mypy
+	uv run lint-imports
+	uv run pytest
+
+format:
+	uv run ruff format
+	uv run ruff check --fix
+
+screenshots:
+	uv run --group screenshots python screenshots/make.py
+
+bench:
+	for bench in tests/bench/bench_*.py; do uv run python $$bench || exit 1; done

@@ -1,0 +1,211 @@
+"""Every command, as a shell calls it, over one real run."""
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from composer_engine.protocol import (
+    Event,
+    RunFinished,
+    StepCompleted,
+    Unrecognized,
+    decode,
+    violations,
+)
+from tests.headless.conftest import SmokeRun, call, command_line
+
+STEPS = 150
+
+
+def events_of(output: bytes) -> list[Event]:
+    read = [decode(line) for line in output.splitlines()]
+    events = [event for event in read if not isinstance(event, Unrecognized)]
+    assert len(events) == len(read)
+    return events
+
+
+def test_run_with_json_prints_a_lawful_stream_and_nothing_else(smoke: SmokeRun) -> None:
+    events = events_of(smoke.done.stdout)
+    assert smoke.done.returncode == 0
+    assert violations(events) == []
+    assert isinstance(events[-1], RunFinished)
+
+
+def test_the_reward_of_the_smoke_run_rises(smoke: SmokeRun) -> None:
+    steps = [e for e in events_of(smoke.done.stdout) if isinstance(e, StepCompleted)]
+    rewards = [step.reward_mean or 0.0 for step in steps]
+    assert [step.step for step in steps] == list(range(1, STEPS + 1))
+    assert sum(rewards[-10:]) > sum(rewards[:10])
+
+
+def test_watching_a_finished_run_prints_the_same_stream(smoke: SmokeRun) -> None:
+    watched = call("watch", "last", "--json", runs=smoke.runs)
+    assert watched.stdout == smoke.done.stdout
+    assert watched.returncode == 0
+
+
+def test_watch_once_says_where_a_run_stands(smoke: SmokeRun) -> None:
+    facts = json.loads(call("watch", "smoke", "--once", "--json", runs=smoke.runs).stdout)
+    assert (facts["life"], facts["step"], facts["missing_events"]) == ("finished", STEPS, 0)
+    words = call("watch", "smoke", "--once", runs=smoke.runs).stdout.decode()
+    assert ": finished\n" in words
+    assert f"step {STEPS}/{STEPS}" in words
+
+
+def test_a_run_is_listed_and_shown_for_people_and_for_programs(smoke: SmokeRun) -> None:
+    listed = json.loads(call("runs", "--json", runs=smoke.runs).stdout)
+    assert [(run["life"], run["steps"]) for run in listed] == [("finished", STEPS)]
+    run_id = listed[0]["run_id"]
+    assert run_id in call("runs", runs=smoke.runs).stdout.decode()
+    facts = json.loads(call("show", run_id, "--json", runs=smoke.runs).stdout)
+    assert facts["config"]["optimizer"]["steps"] == STEPS
+    assert "reward" in call("show", run_id[:8], runs=smoke.runs).stdout.decode()
+
+
+def test_csv_jsonl_and_parquet_hold_the_same_steps(smoke: SmokeRun, tmp_path: Path) -> None:
+    text = call("export", "last", "--format", "csv", runs=smoke.runs).stdout.decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    lines = call("export", "last", "--format", "jsonl", runs=smoke.runs).stdout.splitlines()
+    objects = [json.loads(line) for line in lines]
+    file = tmp_path / "steps.parquet"
+    assert call("export", "last", "--format", "parquet", "-o", str(file), runs=smoke.runs)
+    table = pq.read_table(file).to_pylist()
+    assert len(rows) == len(objects) == len(table) == STEPS
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in objects]
+    assert [row["loss"] for row in table] == [row["loss"] for row in objects]
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.parquet"]
+
+
+def test_a_replay_at_once_prints_every_recorded_event(smoke: SmokeRun) -> None:
+    replayed = call("replay", "last", "--speed", "inf", "--json", runs=smoke.runs)
+    events = events_of(replayed.stdout)
+    recorded = events_of(smoke.done.stdout)
+    assert violations(events) == []
+    assert [e for e in events if isinstance(e, StepCompleted)]
+    assert len(events) == len(recorded)
+
+
+def test_replaying_leaves_no_run_behind(smoke: SmokeRun) -> None:
+    call("replay", "last", "--speed", "inf", runs=smoke.runs)
+    assert len(json.loads(call("runs", "--json", runs=smoke.runs).stdout)) == 1
+
+
+def test_stopping_what_is_over_says_so_and_succeeds(smoke: SmokeRun) -> None:
+    stopped = call("stop", "last", "--json", runs=smoke.runs)
+    assert stopped.returncode == 0
+    assert json.loads(stopped.stdout)["how"] == "was already over"
+
+
+def test_the_doctor_finds_this_machine_fit_and_never_names_a_token(tmp_path: Path) -> None:
+    hidden = "as-0123456789"
+    environment = {"MODAL_TOKEN_ID": "ak-0123456789", "MODAL_TOKEN_SECRET": hidden}
+    done = call("doctor", "--json", runs=tmp_path, **environment)
+    findings = json.loads(done.stdout)["findings"]
+    assert done.returncode == 0
+    assert {f["name"] for f in findings} >= {"python", "packages", "engine", "runs folder", "disk"}
+    assert all(finding["fix"] for finding in findings if finding["status"] != "ok")
+    assert hidden.encode() not in done.stdout
+
+
+def test_the_doctor_names_what_mends_a_runs_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = call("doctor", runs=file / "runs")
+    assert done.returncode == 1
+    assert "COMPOSER_RUNS_DIR" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "say what to run"),
+        (["run", "nope"], "there is no preset 'nope'"),
+        (["run", "smoke", "--set", "optimizer.steps=-1"], "a whole number >= 1"),
+        (["run", "smoke", "--set", "zzz"], "has no '='"),
+        (["run", "--config", "/no/such.toml"], "/no/such.toml"),
+        (["run", "smoke", "--target", "moon"], "'moon' is not"),
+        (["watch", "nope"], "there are no runs in"),
+        (["stop", "last"], "there are no runs in"),
+        (["export", "last", "--format", "xml"], "'xml' is not one of"),
+        (["replay", "last", "--speed", "0"], "range"),
+        (["fly"], "No such command 'fly'"),
+        (["--fly"], "No such option"),
+        ([], "the app needs a terminal"),
+        (["monitor", "last"], "there are no runs in"),
+    ],
+)
+def test_a_mistake_gets_one_clear_line_and_status_2(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = call(*arguments, runs=tmp_path / "runs")
+    said = done.stderr.decode()
+    assert done.returncode == 2
+    assert said.startswith("composer-tui: ")
+    assert words in said
+    assert said.count("\n") == 1
+    assert done.stdout == b""
+
+
+def test_a_detached_run_prints_its_id_and_goes_on_without_us(tmp_path: Path) -> None:
+    started = call("run", "smoke", "--detach", "--set", "optimizer.steps=5", runs=tmp_path)
+    run_id = started.stdout.decode().strip()
+    assert started.returncode == 0
+    watched = call("watch", run_id, "--json", runs=tmp_path)
+    assert watched.returncode == 0
+    assert violations(events_of(watched.stdout)) == []
+
+
+def test_ctrl_c_saves_a_checkpoint_and_ends_the_run_early(tmp_path: Path) -> None:
+    follower = subprocess.Popen(
+        command_line(
+            "--runs-dir", str(tmp_path), "run", "smoke", "--json", "--set", "optimizer.steps=100000"
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # what is read ahead here would be missing from communicate()
+        start_new_session=True,
+    )
+    assert follower.stdout is not None
+    lines = []
+    for line in follower.stdout:
+        lines.append(line)
+        if b"step_completed" in line:
+            break
+    follower.send_signal(signal.SIGINT)
+    rest, said = follower.communicate(timeout=60)
+    events = events_of(b"".join(lines) + rest)
+    assert violations(events) == []
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].stopped_early
+    assert follower.returncode == 0
+    assert b"Ctrl-C again stops at once" in said
+    assert any(tmp_path.glob("*/checkpoints/*"))
+
+
+def test_killing_the_engine_ends_the_run_failed_at_once(tmp_path: Path) -> None:
+    arguments = ["run", "smoke", "--detach", "--set", "optimizer.steps=100000"]
+    run_id = call(*arguments, runs=tmp_path).stdout.decode().strip()
+    follower = subprocess.Popen(
+        command_line("--runs-dir", str(tmp_path), "watch", run_id, "--json"),
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert follower.stdout is not None
+    for line in follower.stdout:
+        if b"step_completed" in line:
+            break
+    engine = json.loads((tmp_path / run_id / "process.json").read_bytes())
+    killed_at = time.monotonic()
+    subprocess.run(["kill", "-9", str(engine["pid"])], check=True)
+    rest, _ = follower.communicate(timeout=30)
+    last = json.loads(rest.splitlines()[-1])
+    assert time.monotonic() - killed_at < 10
+    assert (last["event"], last["kind"]) == ("run_failed", "killed")
+    assert follower.returncode == 1

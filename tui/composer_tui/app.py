@@ -1,0 +1,420 @@
+"""The application: three screens, one frame timer, and the runs between them.
+
+The app owns what outlives a screen: the runs that are live, the run that is watched, alarms. Each
+frame it reads what the watched run wrote, in slices that let keys through, and shows the screen on
+top one `Moment`. Nothing happens per event, and a screen that is not on top costs nothing.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from composer_tui.messages import (
+    LaunchAsked,
+    ReplayAsked,
+    RunsListed,
+    StopAsked,
+    StopFailed,
+    StopVerified,
+    WatchAsked,
+)
+from composer_tui.runners.base import RunHandle, StopMode
+from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
+from composer_tui.runners.replay import ReplayRunner
+from composer_tui.runs.folder import DamagedFolder, RunFolder
+from composer_tui.runs.sanitise import clean
+from composer_tui.runs.state import RunState
+from composer_tui.runs.store import RunStore
+from composer_tui.screens.base import BaseScreen, Moment
+from composer_tui.screens.fleet import Fleet
+from composer_tui.screens.help_dialog import HelpDialog
+from composer_tui.screens.launch import LaunchScreen
+from composer_tui.screens.monitor import MonitorScreen
+from composer_tui.screens.presets import Presets
+from composer_tui.screens.quit_dialog import QuitAnswer, QuitDialog
+from composer_tui.screens.runs import RunsScreen
+from composer_tui.screens.stop_dialog import StopDialog
+from composer_tui.screens.stop_words import alarm_words, stop_words
+from composer_tui.screens.themes import DARK, LIGHT, chart_colours
+from composer_tui.screens.watch import Watch
+from composer_tui.widgets.glyphs import glyphs_for
+from composer_tui.widgets.pane import Pane
+
+FRAMES_PER_SECOND = 10
+SLOW_FRAMES_PER_SECOND = 4  # over ssh, and while another window has the focus
+_INGEST_SECONDS = 0.02  # of a frame
+_CATCH_UP_SECONDS = 0.2  # of a frame, while a long run is read from its beginning
+_SLICE_BYTES = 1 << 16  # so few that a key never waits for more than some milliseconds
+_BREATH_SECONDS = 0.001  # between slices: enough for a key to be read and answered
+_SETTLE_SECONDS = 0.5
+_LIST_SECONDS = 1.0
+_TWICE_SECONDS = 2.0
+_WIDTHS = [(0, "-slim"), (60, "-narrow"), (100, "-normal"), (160, "-wide")]
+_HEIGHTS = [(0, "-tiny"), (20, "-short"), (32, "-normal-height"), (50, "-tall")]
+
+
+class ComposerApp(App[None]):
+    """Launch, watch and stop runs."""
+
+    TITLE = "composer-tui"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = _WIDTHS
+    VERTICAL_BREAKPOINTS = _HEIGHTS
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "go('launch')", "Launch", show=False, id="go.launch"),
+        Binding("2", "go('monitor')", "Monitor", show=False, id="go.monitor"),
+        Binding("3", "go('runs')", "Runs", show=False, id="go.runs"),
+        Binding("question_mark,f1", "help", "Help", id="help", tooltip="What is this, which keys"),
+        Binding("q", "quit", "Quit", id="quit", tooltip="Quit; asks while runs are live"),
+        Binding("ctrl+q", "quit", "Quit", show=False, system=True, id="quit.alias"),
+        Binding(
+            "ctrl+c", "interrupt", "Quit", show=False, system=True, priority=True, id="interrupt"
+        ),
+    ]
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        runner: LocalRunner,
+        start: str = "launch",
+        run: RunFolder | None = None,
+        presets_dir: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """``start`` is the first screen, unless ``run`` or a live run opens in the monitor."""
+        super().__init__()
+        self.glyphs = glyphs_for(environ)
+        self._store = store
+        self._runner = runner
+        self._start, self._first_run = start, run
+        self._presets = Presets(presets_dir)
+        self._remote = bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
+        self._fleet = Fleet(runner)
+        self._watch: Watch | None = None
+        self._stopping: set[str] = set()
+        self._alarms: dict[str, str] = {}
+        self._stop_words = ""
+        self._quits_when_stopped = False
+        self._listing = False
+        self._settled_at = self._listed_at = self._interrupted_at = 0.0
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = DARK.name
+        self.add_mode("launch", lambda: LaunchScreen(self._presets, store.root))
+        self.add_mode("monitor", MonitorScreen)
+        self.add_mode("runs", RunsScreen)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return chart_colours(dark=self.current_theme.dark)
+
+    # ---- start and frames ----
+
+    def on_mount(self) -> None:
+        live = self._fleet.find_running()
+        if self._first_run is not None:
+            self._open(self._first_run)
+        elif live:
+            self._open(RunFolder(self._store.root / live[0]))
+        if self._watch is not None and self._start == "launch":
+            self.switch_mode("monitor")
+        else:
+            self.switch_mode(self._start)
+        self._frames()
+        self.call_after_refresh(self._list_runs, time.time())
+
+    @property
+    def watched(self) -> Watch | None:
+        """The run that is looked at."""
+        return self._watch
+
+    @property
+    def _top(self) -> Screen[object] | None:
+        """The screen on top; None while the app closes, when workers may still have news."""
+        return next(reversed(self.screen_stack), None)
+
+    @property
+    def live(self) -> frozenset[str]:
+        """The ids of the runs on this machine that have not ended."""
+        return self._fleet.live
+
+    @work(name="frames")
+    async def _frames(self) -> None:
+        while True:
+            began = time.perf_counter()
+            await self._ingest()
+            more = True
+            while more:
+                more = self._tick()
+                await asyncio.sleep(_BREATH_SECONDS)
+            spent = time.perf_counter() - began
+            await asyncio.sleep(max(_BREATH_SECONDS, 1 / self._frames_per_second() - spent))
+
+    def _frames_per_second(self) -> int:
+        slow = self._remote or not self.app_focus
+        return SLOW_FRAMES_PER_SECOND if slow else FRAMES_PER_SECOND
+
+    async def _ingest(self) -> None:
+        """Read what the watched run wrote; keys get their turn after every slice."""
+        behind = self._watch is not None and not self._watch.feed.caught_up
+        budget = _CATCH_UP_SECONDS if behind else _INGEST_SECONDS
+        deadline = time.perf_counter() + budget
+        try:
+            self._fleet.pump(time.time())
+        except OSError as error:
+            self._alarm("replay", f"the replay cannot be written: {error.strerror}")
+        watch = self._watch
+        while watch is not None and watch is self._watch:
+            watch.feed.poll(_SLICE_BYTES)
+            await asyncio.sleep(_BREATH_SECONDS)
+            if watch.feed.caught_up or time.perf_counter() >= deadline:
+                break
+
+    def _tick(self) -> bool:
+        """Show the screen on top this moment; True when it has more to draw."""
+        now = time.time()
+        if now - self._settled_at >= _SETTLE_SECONDS:
+            self._settled_at = now
+            self._settle()
+        screen = self._top
+        if isinstance(screen, BaseScreen) and screen.is_ready:
+            if isinstance(screen, RunsScreen):
+                self._list_runs(now)
+            return screen.tick(self._moment(now))
+        return False
+
+    def _moment(self, now: float) -> Moment:
+        return Moment(
+            now,
+            self._watch,
+            self._fleet.live,
+            frozenset(self._stopping),
+            tuple(self._alarms.values()),
+            self._stop_words,
+        )
+
+    def _settle(self) -> None:
+        for run_id in self._fleet.settle():
+            self._stopping.discard(run_id)
+            self._alarms.pop(run_id, None)
+        if self._quits_when_stopped and not self._fleet.outliving():
+            self._leave()
+
+    # ---- runs ----
+
+    def _open(self, folder: RunFolder, handle: RunHandle | None = None) -> None:
+        """Watch a run from its first byte."""
+        if handle is not None:
+            self._fleet.add(handle)
+        if self._watch is not None:
+            if self._watch.run_id == folder.run_id:
+                return
+            self._watch.close()
+        self._stop_words = ""
+        self._watch = Watch.of(folder, time.time())
+
+    @on(LaunchAsked)
+    def _launch(self, message: LaunchAsked) -> None:
+        # In the main thread: the engine asks to be told when the thread that spawned it ends.
+        try:
+            handle = self._runner.start(message.config)
+        except EngineMissing as error:
+            self._refuse("the engine is not installed", str(error))
+            return
+        except LaunchFailed as error:
+            self._refuse("the engine did not start", clean(str(error)))
+            return
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            self._refuse("no run folder", clean(f"{where}{error.strerror}"))
+            return
+        self._open(handle.folder, handle)
+        self.action_go("monitor")
+
+    def _refuse(self, title: str, words: str) -> None:
+        if isinstance(self._top, LaunchScreen):
+            self._top.show_notice(title, words)
+        else:
+            self.notify(words, title=title, severity="error", markup=False)
+
+    @on(WatchAsked)
+    def _watch_asked(self, message: WatchAsked) -> None:
+        self._open(RunFolder(self._store.root / message.run_id))
+        self.action_go("monitor")
+
+    @on(ReplayAsked)
+    def _replay(self, message: ReplayAsked) -> None:
+        source = RunFolder(self._store.root / message.run_id)
+        try:
+            replay = ReplayRunner(self._store, source, message.speed).start()
+        except (DamagedFolder, OSError) as error:
+            self.notify(clean(str(error)), severity="error", markup=False)
+            return
+        self._open(replay.folder, replay)
+        self.action_go("monitor")
+
+    def _list_runs(self, now: float) -> None:
+        if self._listing or now - self._listed_at < _LIST_SECONDS:
+            return
+        self._listing, self._listed_at = True, now
+        self._read_runs()
+
+    @work(thread=True, group="runs")
+    def _read_runs(self) -> None:
+        self.post_message(RunsListed(self._store.summaries()))
+
+    @on(RunsListed)
+    def _runs_listed(self, message: RunsListed) -> None:
+        self._listing = False
+        found = self._fleet.find(message.runs)
+        if found and self._watch is None:
+            self._open(RunFolder(self._store.root / found[0]))
+        if isinstance(self._top, RunsScreen):
+            self._top.list_runs(message.runs)
+
+    # ---- stopping ----
+
+    def _known_state(self, run_id: str) -> RunState | None:
+        """What the watch knows of a run; None when another one is watched."""
+        watch = self._watch
+        return watch.feed.state if watch is not None and watch.run_id == run_id else None
+
+    @on(StopAsked)
+    def _stop_asked(self, message: StopAsked) -> None:
+        self._ask_to_stop([message.run_id])
+
+    def _ask_to_stop(self, run_ids: Iterable[str], *, then_quit: bool = False) -> None:
+        found = [self._fleet.stop_facts(run, self._known_state(run)) for run in run_ids]
+        facts = [fact for fact in found if fact is not None]
+        if not facts:
+            self.notify("this run has ended: there is nothing to stop", markup=False)
+            return
+
+        def stop(mode: StopMode | None) -> None:
+            if mode is not None:
+                self._quits_when_stopped = then_quit
+                for fact in facts:
+                    self._stop(fact.run_id, mode)
+
+        self.push_screen(StopDialog(facts), stop)
+
+    def _stop(self, run_id: str, mode: StopMode) -> None:
+        handle = self._fleet.get(run_id)
+        if handle is None:
+            return
+        self._stopping.add(run_id)
+        self._alarms.pop(run_id, None)
+        # A thread of its own, that does not keep the program alive: a stop may take a minute.
+        threading.Thread(
+            target=self._carry_out, args=(handle, mode), name=f"stop {run_id}", daemon=True
+        ).start()
+
+    def _carry_out(self, handle: RunHandle, mode: StopMode) -> None:
+        run_id = handle.folder.run_id
+        try:
+            report = handle.stop(mode)
+        except OSError as error:
+            self.post_message(StopFailed(run_id, clean(str(error))))
+        else:
+            self.post_message(StopVerified(run_id, mode, report))
+
+    @on(StopVerified)
+    def _stop_verified(self, message: StopVerified) -> None:
+        report = message.report
+        self._stopping.discard(message.run_id)
+        if report.ended:
+            self._stop_words = stop_words(report)
+            if not isinstance(self._top, MonitorScreen):  # which has a line for it
+                self.notify(f"{message.run_id} {self._stop_words}", markup=False)
+        else:
+            self._quits_when_stopped = False
+            self._alarm(message.run_id, alarm_words(message.run_id, report))
+        self._settle()
+
+    @on(StopFailed)
+    def _stop_failed(self, message: StopFailed) -> None:
+        self._stopping.discard(message.run_id)
+        self._quits_when_stopped = False
+        self._alarm(message.run_id, f"{message.run_id} was not stopped: {message.error}")
+
+    def _alarm(self, key: str, words: str) -> None:
+        self._alarms[key] = words
+
+    # ---- keys ----
+
+    def action_go(self, mode: str) -> None:
+        """Show a screen, at once as it is now."""
+        self.switch_mode(mode)
+        self.call_after_refresh(self._tick)
+
+    def action_help(self) -> None:
+        """Explain the focused pane and the keys."""
+        focused = self.screen.focused
+        pane = focused if isinstance(focused, Pane) else None
+        self.push_screen(HelpDialog(pane, self.screen.active_bindings.values()))
+
+    async def action_quit(self) -> None:
+        """Quit; while runs are live, ask what becomes of them."""
+        found = [
+            self._fleet.live_run(run, self._known_state(run)) for run in self._fleet.outliving()
+        ]
+        runs = [run for run in found if run is not None]
+        if not runs:
+            self._leave()
+            return
+
+        def answered(answer: QuitAnswer | None) -> None:
+            if answer == "leave":
+                self._leave()
+            elif answer == "stop":
+                self._ask_to_stop([run.run_id for run in runs], then_quit=True)
+
+        if not isinstance(self.screen, QuitDialog):
+            self.push_screen(QuitDialog(runs), answered)
+
+    def action_interrupt(self) -> None:
+        """Quit at the second ctrl+c; the runs go on."""
+        now = time.monotonic()
+        if now - self._interrupted_at <= _TWICE_SECONDS:
+            self._leave()
+            return
+        self._interrupted_at = now
+        live = " (runs go on)" if self._fleet.outliving() else ""
+        self.notify(f"ctrl+c again quits{live}", timeout=_TWICE_SECONDS, markup=False)
+
+    def _leave(self) -> None:
+        for replay in list(self._fleet.replays()):
+            replay.stop("now")
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        self.exit()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield SystemCommand("Launch", "The launch form (1)", lambda: self.action_go("launch"))
+        yield SystemCommand("Monitor", "The watched run (2)", lambda: self.action_go("monitor"))
+        yield SystemCommand("Runs", "All runs (3)", lambda: self.action_go("runs"))
+        watch = self._watch
+        if watch is not None and watch.run_id in self._fleet.live:
+            run_id = watch.run_id
+            yield SystemCommand(
+                "Stop run", f"Ask whether to stop {run_id} (K)", lambda: self._ask_to_stop([run_id])
+            )
+        yield SystemCommand("Help", "The focused pane, and the keys (?)", self.action_help)
+        yield SystemCommand("Theme", "Other colours", self.action_change_theme)
+        yield SystemCommand("Screenshot", "Save the screen as SVG", self.deliver_screenshot_here)
+        yield SystemCommand("Quit", "Asks while runs are live (q)", self.action_quit)
+        del screen
+
+    def deliver_screenshot_here(self) -> None:
+        """Save the screen as an SVG file."""
+        self.deliver_screenshot()

@@ -1,0 +1,53 @@
+"""Follow a run that was just started, and let Ctrl-C end it."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+
+from composer_tui.headless.watch import tell_to_end
+from composer_tui.runners.base import RunHandle, StopMode
+
+
+def launch(handle: RunHandle, *, as_json: bool, detach: bool) -> int:
+    """The exit status of a run followed to its end, or 0 at once for a detached one."""
+    run_id = handle.folder.run_id
+    if detach:
+        print(run_id)
+        return 0
+    stopper = _Stopper(handle)
+    previous = signal.signal(signal.SIGINT, stopper)
+    try:
+        return tell_to_end(handle, as_json=as_json, heading=f"run {run_id}")
+    except BrokenPipeError:
+        _warn(f"nobody reads our output; the run goes on: composer-tui watch {run_id}")
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        stopper.wait()
+
+
+class _Stopper:
+    """Ctrl-C: the first saves and stops, the second stops at once. Stopping waits elsewhere."""
+
+    def __init__(self, handle: RunHandle) -> None:
+        self._handle = handle
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        mode: StopMode = "now" if self._threads else "graceful"
+        if mode == "graceful":
+            _warn("saving a checkpoint, then stopping; Ctrl-C again stops at once")
+        else:
+            _warn("stopping at once")
+        thread = threading.Thread(target=self._handle.stop, args=(mode,))
+        self._threads.append(thread)
+        thread.start()
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def _warn(text: str) -> None:
+    print(f"composer-tui: {text}", file=sys.stderr, flush=True)

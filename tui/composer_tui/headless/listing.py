@@ -1,0 +1,145 @@
+"""The Runs screen and one run's facts, as tables and as JSON."""
+
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from composer_engine.config import RunConfig, differences, field_text
+from composer_tui.formats import DASH, duration, number
+from composer_tui.headless.narrator import failure_lines
+from composer_tui.runners.attach import attach
+from composer_tui.runners.local import LocalRunner
+from composer_tui.runs.feed import RunFeed
+from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.state import RunState
+from composer_tui.runs.store import RunStore, RunSummary
+
+
+def settle_all(store: RunStore) -> None:
+    """Give a last word to every run whose engine died while nobody looked."""
+    runner = LocalRunner(store)
+    for folder in store.folders():
+        attach(runner, folder).settle()
+
+
+def print_runs(store: RunStore, *, as_json: bool) -> int:
+    """All runs, the newest first."""
+    settle_all(store)
+    summaries = store.summaries()
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(summaries) + b"\n")
+    elif not summaries:
+        print(f"no runs in {store.root}; start one: composer-tui run smoke")
+    else:
+        _print_table(summaries)
+    return 0
+
+
+def _print_table(summaries: list[RunSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("RUN", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("STEP", "REWARD", "AGE"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("MODEL")
+    table.add_column("NOTE")
+    now = time.time()
+    for summary in summaries:
+        cells = (
+            summary.run_id,
+            summary.life,
+            f"{summary.steps}/{summary.total_steps}",
+            number(summary.reward_mean),
+            duration(now - summary.created_at),
+            summary.model or DASH,
+            summary.damage or summary.failure,
+        )
+        table.add_row(*map(Text, cells))
+    # A pipe has no width to fit: nothing is cut there.
+    console = Console() if sys.stdout.isatty() else Console(width=250)
+    console.print(table)
+
+
+def read_to_now(folder: RunFolder) -> RunFeed:
+    """Everything that the run's folder holds at this moment."""
+    feed = RunFeed(folder)
+    try:
+        while feed.poll() or not feed.caught_up:
+            pass
+    finally:
+        feed.close()
+    return feed
+
+
+def run_facts(folder: RunFolder) -> tuple[dict[str, Any], RunState]:
+    """What `show` and `watch --once` tell of a run, and the state they tell it from."""
+    state = read_to_now(folder).state
+    record = folder.read_record()
+    facts = {
+        "run_id": record.run_id,
+        "folder": str(folder.path),
+        "target": record.target,
+        "life": state.life,
+        "step": state.last.step if state.last else 0,
+        "total_steps": state.total_steps or record.config.optimizer.steps,
+        "model": state.model,
+        "parameters": state.parameters,
+        "device": state.device,
+        "created_at": record.created_at,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "last": state.last,
+        "checkpoint": state.checkpoint,
+        "alerts": state.alerts,
+        "alert_count": state.alert_count,
+        "finish": state.finish,
+        "failure": state.failure,
+        "missing_events": state.missing,
+        "duplicate_events": state.duplicates,
+        "unrecognized_lines": state.unrecognized,
+        "config": record.config,
+    }
+    return facts, state
+
+
+def print_run(folder: RunFolder, *, as_json: bool) -> int:
+    """One run, whole."""
+    facts, state = run_facts(folder)
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
+        return 0
+    for name, value in _lines(facts, state):
+        print(f"{name:<12}{value}")
+    if state.failure is not None:
+        print("\n".join(failure_lines(state.failure)))
+    return 0
+
+
+def _lines(facts: dict[str, Any], state: RunState) -> list[tuple[str, str]]:
+    last = state.last
+    end = state.ended_at or state.updated_at
+    took = None if state.started_at is None or end is None else end - state.started_at
+    channels = last.channels if last else None
+    lines = [
+        ("run", facts["run_id"]),
+        ("state", state.life),
+        ("folder", facts["folder"]),
+        ("model", f"{state.model or DASH}  {state.parameters:,} parameters"),
+        ("device", state.device.name if state.device else DASH),
+        ("step", f"{facts['step']}/{facts['total_steps']}  in {duration(took)}"),
+        ("reward", number(last.reward_mean if last else None)),
+        ("grpo", number(channels.grpo if channels else None)),
+        ("sdpo", number(channels.sdpo if channels else None)),
+        ("replay", number(channels.replay if channels else None)),
+        ("checkpoint", state.checkpoint.path if state.checkpoint else DASH),
+        ("alerts", str(state.alert_count)),
+    ]
+    changed = differences(facts["config"], RunConfig())
+    lines += [("config", f"{path} = {field_text(value)}") for path, _, value in changed]
+    return lines

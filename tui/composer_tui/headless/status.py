@@ -1,0 +1,15 @@
+"""What a run's end means to the shell that waited for it."""
+
+from composer_tui.runs.state import RunState
+
+FINISHED, FAILED, STOPPED_BY_ALERT = 0, 1, 3
+
+# Ends that a guard rail chose, as against ends that something broke.
+_GUARD_RAILS = {"non_finite", "budget", "timeout"}
+
+
+def exit_status(state: RunState) -> int:
+    """0: finished, or not over yet; 1: failed; 3: an alert's rule ended it."""
+    if state.failure is None:
+        return FINISHED
+    return STOPPED_BY_ALERT if state.failure.kind in _GUARD_RAILS else FAILED

@@ -1,0 +1,58 @@
+"""Follow a run that is already there, or say once where it stands."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from composer_tui.headless.follow import follow
+from composer_tui.headless.listing import run_facts
+from composer_tui.headless.narrator import Narrator, failure_lines, step_line
+from composer_tui.headless.status import exit_status
+from composer_tui.runners.base import RunHandle
+from composer_tui.runs.state import RunState, advance
+
+
+def watch_to_end(handle: RunHandle, *, as_json: bool) -> int:
+    """Every event from the first; the exit status says how the run ended."""
+    return tell_to_end(handle, as_json=as_json, heading=f"run {handle.folder.run_id}")
+
+
+def tell_to_end(
+    handle: RunHandle,
+    *,
+    as_json: bool,
+    heading: str,
+    wait: Callable[[float], None] = time.sleep,
+) -> int:
+    """Follow to the end. With ``as_json`` stdout gets the event lines as they are, only those."""
+    state = RunState()
+    with Narrator(quiet=as_json) as narrator:
+        narrator.say(heading)
+        for line in follow(handle, wait=wait):
+            if line is None:
+                continue
+            if as_json:
+                sys.stdout.buffer.write(line.raw + b"\n")
+                sys.stdout.buffer.flush()
+            state = advance(state, line.event)
+            narrator.tell(line.event)
+    return exit_status(state)
+
+
+def watch_once(handle: RunHandle, *, as_json: bool) -> int:
+    """Where the run stands now, as a line or an object."""
+    handle.settle()
+    facts, state = run_facts(handle.folder)
+    if as_json:
+        sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
+        return exit_status(state)
+    narrator = Narrator(quiet=False)
+    narrator.say(f"{handle.folder.run_id}: {state.life}")
+    if state.last is not None:
+        narrator.say(step_line(state.last, state.total_steps))
+    if state.failure is not None:
+        for line in failure_lines(state.failure):
+            narrator.say(line)
+    return exit_status(state)

@@ -1,0 +1,67 @@
+"""What screens ask of the app, and what workers tell it."""
+
+from textual.message import Message
+
+from composer_engine.config import RunConfig
+from composer_tui.runners.base import StopMode, StopReport
+from composer_tui.runs.store import RunSummary
+
+
+class LaunchAsked(Message):
+    """Launch this run on this machine, and show it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self.config = config
+
+
+class WatchAsked(Message):
+    """Show a run, live or ended."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+
+
+class StopAsked(Message):
+    """Ask a person whether, and how, to stop a run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+
+
+class ReplayAsked(Message):
+    """Play a recorded run again, ``speed`` times as fast as it was."""
+
+    def __init__(self, run_id: str, speed: float) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.speed = speed
+
+
+class StopVerified(Message):
+    """A stop was carried through: ``report`` says whether the run has ended."""
+
+    def __init__(self, run_id: str, mode: StopMode, report: StopReport) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.mode = mode
+        self.report = report
+
+
+class StopFailed(Message):
+    """A stop could not be carried out at all."""
+
+    def __init__(self, run_id: str, error: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.error = error
+
+
+class RunsListed(Message):
+    """The runs folder was read."""
+
+    def __init__(self, runs: list[RunSummary]) -> None:
+        super().__init__()
+        self.runs = runs

@@ -1,0 +1,64 @@
+"""The question before the program ends while runs are live."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+from textual.binding import Binding, BindingType
+from textual.widgets import Button
+
+from composer_tui.screens.dialog import Dialog
+from composer_tui.widgets.cells import Row, Span, wrap
+
+QuitAnswer = Literal["leave", "stop"]
+
+
+class LiveRun(NamedTuple):
+    """A run that is live; ``ends_with_us`` when its configuration ties it to this program."""
+
+    run_id: str
+    step: int
+    total_steps: int
+    ends_with_us: bool
+
+
+class QuitDialog(Dialog[QuitAnswer]):
+    """Answers what becomes of the live runs, or None to stay."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "answer('stop')", "Stop them", id="quit.stop"),
+        Binding("c", "close", "Stay", show=False, id="quit.cancel"),
+    ]
+
+    def __init__(self, runs: Sequence[LiveRun]) -> None:
+        super().__init__()
+        self._runs = runs
+
+    def heading(self) -> str:
+        one = len(self._runs) == 1
+        return "A run is still live" if one else f"{len(self._runs)} runs are still live"
+
+    def rows(self, width: int) -> Sequence[Row]:
+        rows: list[Row] = []
+        for run in self._runs:
+            steps = f"  step {run.step:,} of {run.total_steps:,}"
+            rows.append((Span(run.run_id, "strong"), Span(steps, "dim")))
+            if run.ends_with_us:
+                said = "ends with this program, as its local.on_disconnect says"
+                rows += [(Span(f"  {line}", "warn"),) for line in wrap(said, width - 2)]
+        said = "Left running, they go on without this program, and it finds them at its next start."
+        return [*rows, (), *((Span(line, "dim"),) for line in wrap(said, width)), ()]
+
+    def buttons(self) -> Sequence[Button]:
+        return [
+            Button("Leave running", id="leave", compact=True),
+            Button("Stop...", id="stop", variant="error", compact=True),
+            Button("Cancel (esc)", id="close", compact=True),
+        ]
+
+    def action_answer(self, answer: QuitAnswer) -> None:
+        """Answer."""
+        if self.is_settled:
+            self.dismiss(answer)
+
+    def answer(self, button: str) -> None:
+        self.action_answer("stop" if button == "stop" else "leave")
