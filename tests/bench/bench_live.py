@@ -9,9 +9,9 @@ from composer_engine.protocol import encode
 from composer_tui.runs.folder import RunFolder
 from tests.bench.harness import (
     TerminalApp,
-    app,
     cpu_seconds,
     make_run,
+    monitor,
     percentile,
     report,
     step_event,
@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = make_run(Path(root), 0, finished=False)
         writer = Writer(folder, first_seq=3)
-        with app(["--runs-dir", root, "monitor", "last"]) as running:
+        with monitor(root) as running:
             running.drain(2.0)
             writer.start()
             running.drain(3.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench.harness import app, make_run, report
+from tests.bench.harness import make_run, monitor, report
 
 STEPS = 1_000_000
 
@@ -14,7 +14,7 @@ STEPS = 1_000_000
 def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         make_run(Path(root), STEPS, finished=True)
-        with app(["--runs-dir", root, "monitor", "last"]) as running:
+        with monitor(root) as running:
             began = time.monotonic()
             process = psutil.Process(running.process.pid)
             shown = ""

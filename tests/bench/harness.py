@@ -105,18 +105,18 @@ class Chunk(NamedTuple):
 
 
 class TerminalApp:
-    """composer-tui in a pseudo-terminal of 120 x 40."""
+    """A Python program in a pseudo-terminal of 120 x 40."""
 
-    def __init__(self, arguments: list[str], *, python_options: tuple[str, ...] = ()) -> None:
+    def __init__(self, arguments: list[str], **variables: str) -> None:
         self.master, slave = pty.openpty()
         size = struct.pack("HHHH", LINES, COLUMNS, 0, 0)
         fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        environment.pop("SSH_CONNECTION", None)
-        command = [sys.executable, *python_options, "-m", "composer_tui", *arguments]
+        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | variables
+        for name in ("SSH_CONNECTION", "SSH_TTY"):
+            environment.pop(name, None)
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -181,8 +181,9 @@ def picture(chunks: list[Chunk]) -> list[str]:
 
 
 @contextmanager
-def app(arguments: list[str], *, python_options: tuple[str, ...] = ()) -> Iterator[TerminalApp]:
-    running = TerminalApp(arguments, python_options=python_options)
+def monitor(root: str) -> Iterator[TerminalApp]:
+    """The app, opened on the newest run under ``root``."""
+    running = TerminalApp(["-m", "composer_tui", "--runs-dir", root, "monitor", "last"])
     try:
         yield running
     finally:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from composer_engine.protocol import DeviceSample, MemorySampled, SampleGenerated
+from composer_tui.numbers import age, duration, memory, number
 from composer_tui.runs.series import StepTable
 from composer_tui.runs.state import LIVES, RunState
 from composer_tui.widgets.cells import (
@@ -26,7 +27,6 @@ from composer_tui.widgets.glyphs import ASCII, UNICODE
 from composer_tui.widgets.header import HeaderFacts, header_row, tab_at
 from composer_tui.widgets.memory_gauge import gauge_rows
 from composer_tui.widgets.meter import meter
-from composer_tui.widgets.numbers import age, duration, memory, number
 from composer_tui.widgets.progress_line import progress_row
 from composer_tui.widgets.sample_view import sample_rows
 from composer_tui.widgets.status import status_of

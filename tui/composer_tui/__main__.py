@@ -5,9 +5,24 @@ import sys
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
+    sys.exit(_open() if len(sys.argv) == 1 else _command())
+
+
+def _open() -> int:
+    """The app, past all that parses arguments: what is typed most should show first."""
+    from composer_tui.open_app import NoTerminal, open_app
+
+    try:
+        return open_app()
+    except NoTerminal as problem:
+        print(f"composer-tui: {problem}", file=sys.stderr)  # noqa: T201  there is no app to say it
+        return 2
+
+
+def _command() -> int:
     from composer_tui.cli import run_command_line
 
-    sys.exit(run_command_line(sys.argv[1:]))
+    return run_command_line(sys.argv[1:])
 
 
 if __name__ == "__main__":

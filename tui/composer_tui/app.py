@@ -27,6 +27,7 @@ from composer_tui.messages import (
     StopVerified,
     WatchAsked,
 )
+from composer_tui.presets import Presets
 from composer_tui.runners.base import RunHandle, StopMode
 from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
 from composer_tui.runners.replay import ReplayRunner
@@ -36,13 +37,7 @@ from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore
 from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.fleet import Fleet
-from composer_tui.screens.help_dialog import HelpDialog
-from composer_tui.screens.launch import LaunchScreen
 from composer_tui.screens.monitor import MonitorScreen
-from composer_tui.screens.presets import Presets
-from composer_tui.screens.quit_dialog import QuitAnswer, QuitDialog
-from composer_tui.screens.runs import RunsScreen
-from composer_tui.screens.stop_dialog import StopDialog
 from composer_tui.screens.stop_words import alarm_words, stop_words
 from composer_tui.screens.themes import DARK, LIGHT, chart_colours
 from composer_tui.screens.watch import Watch
@@ -54,6 +49,7 @@ SLOW_FRAMES_PER_SECOND = 4  # over ssh, and while another window has the focus
 _INGEST_SECONDS = 0.02  # of a frame
 _CATCH_UP_SECONDS = 0.2  # of a frame, while a long run is read from its beginning
 _SLICE_BYTES = 1 << 16  # so few that a key never waits for more than some milliseconds
+_CATCH_UP_SLICE_BYTES = 1 << 18  # a breath a slice would else be half of the time
 _BREATH_SECONDS = 0.001  # between slices: enough for a key to be read and answered
 _SETTLE_SECONDS = 0.5
 _LIST_SECONDS = 1.0
@@ -88,15 +84,19 @@ class ComposerApp(App[None]):
         runner: LocalRunner,
         start: str = "launch",
         run: RunFolder | None = None,
+        replay_speed: float | None = None,
         presets_dir: Path | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """``start`` is the first screen, unless ``run`` or a live run opens in the monitor."""
+        """``start`` is the first screen, unless ``run`` or a live run opens in the monitor.
+
+        With ``replay_speed`` it is a replay of ``run`` that opens there.
+        """
         super().__init__()
         self.glyphs = glyphs_for(environ)
         self._store = store
         self._runner = runner
-        self._start, self._first_run = start, run
+        self._start, self._first_run, self._replay_speed = start, run, replay_speed
         self._presets = Presets(presets_dir)
         self._remote = bool(environ.get("SSH_CONNECTION") or environ.get("SSH_TTY"))
         self._fleet = Fleet(runner)
@@ -106,22 +106,50 @@ class ComposerApp(App[None]):
         self._stop_words = ""
         self._quits_when_stopped = False
         self._listing = False
+        self._styled_by: object = None
+        self._stop_threads: list[threading.Thread] = []
         self._settled_at = self._listed_at = self._interrupted_at = 0.0
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = DARK.name
-        self.add_mode("launch", lambda: LaunchScreen(self._presets, store.root))
+        self.add_mode("launch", self._launch_screen)
         self.add_mode("monitor", MonitorScreen)
-        self.add_mode("runs", RunsScreen)
+        self.add_mode("runs", self._runs_screen)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return chart_colours(dark=self.current_theme.dark)
+
+    # What is not on the first screen is imported when it is first shown: the monitor of a run that
+    # is live should not wait for the form that launches one.
+
+    def _launch_screen(self) -> BaseScreen:
+        from composer_tui.screens.launch import LaunchScreen
+
+        return LaunchScreen(self._presets, self._store.root)
+
+    def _runs_screen(self) -> BaseScreen:
+        from composer_tui.screens.runs import RunsScreen
+
+        return RunsScreen()
+
+    def refresh_css(self, animate: bool = True) -> None:
+        """Style everything anew, if there is something new to style it by.
+
+        Textual asks for it at each first showing of a screen, and then parses all sheets again:
+        at the start twice in vain.
+        """
+        seen = (self.get_css_variables(), tuple(self.stylesheet.source))
+        if seen != self._styled_by:
+            self._styled_by = seen
+            super().refresh_css(animate=animate)
 
     # ---- start and frames ----
 
     def on_mount(self) -> None:
         live = self._fleet.find_running()
-        if self._first_run is not None:
+        if self._first_run is not None and self._replay_speed is not None:
+            self.post_message(ReplayAsked(self._first_run.run_id, self._replay_speed))
+        elif self._first_run is not None:
             self._open(self._first_run)
         elif live:
             self._open(RunFolder(self._store.root / live[0]))
@@ -141,6 +169,10 @@ class ComposerApp(App[None]):
     def _top(self) -> Screen[object] | None:
         """The screen on top; None while the app closes, when workers may still have news."""
         return next(reversed(self.screen_stack), None)
+
+    def stops_under_way(self) -> list[threading.Thread]:
+        """The stops that are not verified yet, each a thread with its run's id as its name."""
+        return [thread for thread in self._stop_threads if thread.is_alive()]
 
     @property
     def live(self) -> frozenset[str]:
@@ -174,7 +206,7 @@ class ComposerApp(App[None]):
             self._alarm("replay", f"the replay cannot be written: {error.strerror}")
         watch = self._watch
         while watch is not None and watch is self._watch:
-            watch.feed.poll(_SLICE_BYTES)
+            watch.feed.poll(_CATCH_UP_SLICE_BYTES if behind else _SLICE_BYTES)
             await asyncio.sleep(_BREATH_SECONDS)
             if watch.feed.caught_up or time.perf_counter() >= deadline:
                 break
@@ -187,7 +219,7 @@ class ComposerApp(App[None]):
             self._settle()
         screen = self._top
         if isinstance(screen, BaseScreen) and screen.is_ready:
-            if isinstance(screen, RunsScreen):
+            if screen.lists_runs:
                 self._list_runs(now)
             return screen.tick(self._moment(now))
         return False
@@ -241,8 +273,8 @@ class ComposerApp(App[None]):
         self.action_go("monitor")
 
     def _refuse(self, title: str, words: str) -> None:
-        if isinstance(self._top, LaunchScreen):
-            self._top.show_notice(title, words)
+        if isinstance(self._top, BaseScreen):
+            self._top.refuse(title, words)
         else:
             self.notify(words, title=title, severity="error", markup=False)
 
@@ -278,7 +310,7 @@ class ComposerApp(App[None]):
         found = self._fleet.find(message.runs)
         if found and self._watch is None:
             self._open(RunFolder(self._store.root / found[0]))
-        if isinstance(self._top, RunsScreen):
+        if isinstance(self._top, BaseScreen):
             self._top.list_runs(message.runs)
 
     # ---- stopping ----
@@ -305,6 +337,8 @@ class ComposerApp(App[None]):
                 for fact in facts:
                     self._stop(fact.run_id, mode)
 
+        from composer_tui.screens.stop_dialog import StopDialog
+
         self.push_screen(StopDialog(facts), stop)
 
     def _stop(self, run_id: str, mode: StopMode) -> None:
@@ -313,10 +347,12 @@ class ComposerApp(App[None]):
             return
         self._stopping.add(run_id)
         self._alarms.pop(run_id, None)
-        # A thread of its own, that does not keep the program alive: a stop may take a minute.
-        threading.Thread(
-            target=self._carry_out, args=(handle, mode), name=f"stop {run_id}", daemon=True
-        ).start()
+        # A thread of its own: a stop may take a minute, and must outlive the screen.
+        thread = threading.Thread(
+            target=self._carry_out, args=(handle, mode), name=run_id, daemon=True
+        )
+        self._stop_threads.append(thread)
+        thread.start()
 
     def _carry_out(self, handle: RunHandle, mode: StopMode) -> None:
         run_id = handle.folder.run_id
@@ -358,12 +394,16 @@ class ComposerApp(App[None]):
 
     def action_help(self) -> None:
         """Explain the focused pane and the keys."""
+        from composer_tui.screens.help_dialog import HelpDialog
+
         focused = self.screen.focused
         pane = focused if isinstance(focused, Pane) else None
         self.push_screen(HelpDialog(pane, self.screen.active_bindings.values()))
 
     async def action_quit(self) -> None:
         """Quit; while runs are live, ask what becomes of them."""
+        from composer_tui.screens.quit_dialog import QuitAnswer, QuitDialog
+
         found = [
             self._fleet.live_run(run, self._known_state(run)) for run in self._fleet.outliving()
         ]

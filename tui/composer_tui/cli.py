@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +57,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
     envvar="COMPOSER_RUNS_DIR",
     help="Where run folders are kept.  [env: COMPOSER_RUNS_DIR]",
 )
-@click.version_option(version("composer-tui"), message="%(version)s")
+@click.version_option(package_name="composer-tui", message="%(version)s")
 @click.pass_context
 def cli(context: click.Context, runs_dir: Path | None) -> int:
     """Launch a three-channel post-training run and watch every step.
@@ -66,7 +65,7 @@ def cli(context: click.Context, runs_dir: Path | None) -> int:
     Without a command, opens the app.
     """
     context.obj = runs_dir
-    return _open_app(_store(context)) if context.invoked_subcommand is None else 0
+    return _open(context, None) if context.invoked_subcommand is None else 0
 
 
 def _store(context: click.Context) -> RunStore:
@@ -91,20 +90,13 @@ def _attach(context: click.Context, text: str) -> RunHandle:
     return attach(LocalRunner(_store(context)), _find(context, text))
 
 
-def _open_app(store: RunStore, run: RunFolder | None = None) -> int:
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageProblem("the app needs a terminal; see --help for the commands that need none")
-    if os.environ.get("TERM", "") in {"", "dumb"}:
-        raise UsageProblem(
-            "this terminal (TERM is dumb or unset) cannot show the app; "
-            "use the commands: composer-tui run, watch, runs"
-        )
-    from composer_tui.app import ComposerApp
-    from composer_tui.runners.local import LocalRunner
+def _open(context: click.Context, run: RunFolder | None, speed: float | None = None) -> int:
+    from composer_tui.open_app import NoTerminal, open_app
 
-    app = ComposerApp(store, runner=LocalRunner(store), run=run)
-    app.run()
-    return app.return_code or 0
+    try:
+        return open_app(context.obj, run=run, replay_speed=speed)
+    except NoTerminal as problem:
+        raise UsageProblem(str(problem)) from None
 
 
 @cli.command()
@@ -136,14 +128,17 @@ def run(
     PRESET, then --config, then --set, each over the one before. Ctrl-C saves and stops; a second
     Ctrl-C stops at once. Exit status: 0 finished, 1 failed, 3 stopped by an alert.
     """
-    from composer_engine.config import ConfigError, load
+    from composer_engine.config import ConfigError, build, file_values, setting_values
     from composer_tui.headless.launch import launch
+    from composer_tui.presets import Presets
     from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
 
     if preset is None and config_file is None:
         raise UsageProblem("say what to run: a preset (such as smoke) or --config FILE")
     try:
-        config = load(preset, config_file, settings)
+        under = Presets().values(preset) if preset else []
+        over = file_values(config_file) if config_file else []
+        config = build([*under, *over, *setting_values(settings)])
         handle = LocalRunner(_store(context)).start(config)
     except ConfigError as error:
         raise UsageProblem("; ".join(map(str, error.problems))) from None
@@ -213,7 +208,7 @@ def stop(context: click.Context, run: str, now: bool, grace: float | None, as_js
 @click.pass_context
 def monitor(context: click.Context, run: str) -> int:
     """Open the app on a run."""
-    return _open_app(_store(context), _find(context, run))
+    return _open(context, _find(context, run))
 
 
 @cli.command()
@@ -224,10 +219,16 @@ def monitor(context: click.Context, run: str) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the events at that pace.")
 @click.pass_context
 def replay(context: click.Context, run: str, speed: float, as_json: bool) -> int:
-    """Play a recorded run again, at any speed ('inf' for at once)."""
+    """Play a recorded run again, at any speed ('inf' for at once).
+
+    In a terminal it opens the app; with --json, or without one, it prints.
+    """
     from composer_tui.headless.replaying import replay_run
 
-    return replay_run(_find(context, run), speed, as_json=as_json)
+    source = _find(context, run)
+    if sys.stdout.isatty() and not as_json:
+        return _open(context, source, speed)
+    return replay_run(source, speed, as_json=as_json)
 
 
 @cli.command()

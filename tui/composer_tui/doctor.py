@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from packaging.requirements import Requirement
 
-from composer_tui.formats import memory
+from composer_tui.numbers import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from composer_engine.config import RunConfig, differences, field_text
-from composer_tui.formats import DASH, duration, number
 from composer_tui.headless.narrator import failure_lines
+from composer_tui.numbers import DASH, duration, number
 from composer_tui.runners.attach import attach
 from composer_tui.runners.local import LocalRunner
 from composer_tui.runs.feed import RunFeed

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 from composer_engine import protocol as p
-from composer_tui.formats import duration, number
+from composer_tui.numbers import duration, number
 from composer_tui.runs.words import finished_words, log_lines, started_words
 
 if TYPE_CHECKING:

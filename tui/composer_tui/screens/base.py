@@ -1,5 +1,6 @@
 """What the three screens have in common: header, banner, keys, and one tick a frame."""
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from textual.app import ComposeResult
@@ -8,12 +9,13 @@ from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 
+from composer_tui.numbers import number
+from composer_tui.runs.store import RunSummary
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.banner import Banner
 from composer_tui.widgets.glyphs import UNICODE, Glyphs
 from composer_tui.widgets.header import HeaderFacts, HeaderLine
 from composer_tui.widgets.key_bar import KeyBar
-from composer_tui.widgets.numbers import number
 from composer_tui.widgets.palette import Palette
 from composer_tui.widgets.pane import Pane
 from composer_tui.widgets.status import status_of
@@ -60,6 +62,7 @@ class BaseScreen(Screen[None]):
 
     mode: ClassVar[str] = ""
     first_focus: ClassVar[str] = ""
+    lists_runs: ClassVar[bool] = False
     # As in Screen, but a focus that moves does not paint the whole screen: 30 KiB over ssh.
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)
     ESCAPE_TO_MINIMIZE = False  # it closes a filter first, then the full view: see action_back
@@ -110,6 +113,13 @@ class BaseScreen(Screen[None]):
         self._header.show(header_facts(moment))
         self._banner.show(moment.alarms)
         return False
+
+    def list_runs(self, runs: Sequence[RunSummary]) -> None:
+        """For a screen that ``lists_runs``: show these from the next tick on."""
+
+    def refuse(self, title: str, words: str) -> None:
+        """Say why what was asked for here was not done."""
+        self.notify(words, title=title, severity="error", markup=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """``f`` is there for a pane that has the focus."""

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -16,10 +17,27 @@ from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.journal import read_end
 from composer_tui.runs.state import ENDED, RunState
 from composer_tui.runs.store import RunSummary
-from composer_tui.screens.quit_dialog import LiveRun
-from composer_tui.screens.stop_dialog import StopFacts
 
 _READ_SECONDS = 0.2
+
+
+class StopFacts(NamedTuple):
+    """What is known of a run that may be stopped; ``grace_seconds`` is its own setting."""
+
+    run_id: str
+    pid: int | None
+    state: RunState
+    total_steps: int
+    grace_seconds: float
+
+
+class LiveRun(NamedTuple):
+    """A run that is live; ``ends_with_us`` when its configuration ties it to this program."""
+
+    run_id: str
+    step: int
+    total_steps: int
+    ends_with_us: bool
 
 
 class Fleet:

@@ -12,11 +12,11 @@ from textual.widgets import Button, Label
 
 from composer_engine.config import FIELDS, ConfigError, RunConfig, field_text, get_field
 from composer_tui.messages import LaunchAsked
+from composer_tui.presets import Presets
 from composer_tui.screens.base import BaseScreen
 from composer_tui.screens.diff_dialog import DiffDialog
 from composer_tui.screens.draft import ADVANCED, ESSENTIALS, Draft, label, sections
 from composer_tui.screens.plan import plan_rows, problem_rows, wrapped
-from composer_tui.screens.presets import Presets
 from composer_tui.screens.save_dialog import SaveDialog
 from composer_tui.widgets.cells import Row, Span
 from composer_tui.widgets.choice import Choice
@@ -146,7 +146,7 @@ class LaunchScreen(BaseScreen):
         try:
             base = self._presets.load(event.value)
         except ConfigError as error:
-            self.show_notice(f"preset {event.value}", str(error))
+            self.refuse(f"preset {event.value}", str(error))
             return
         self.hide_notice()
         self._take(Draft.of(event.value, base))
@@ -158,11 +158,11 @@ class LaunchScreen(BaseScreen):
         self._about("")
         self._judge()
 
-    def show_notice(self, title: str, message: str) -> None:
+    def refuse(self, title: str, words: str) -> None:
         """Say why nothing was launched, where the person looks."""
         notice = self.query_one("#notice", RowsPane)
         notice.display = True
-        notice.show(lambda width: wrapped(message, width, "bad"), title)
+        notice.show(lambda width: wrapped(words, width, "bad"), title)
 
     def hide_notice(self) -> None:
         """The reason is out of date."""
@@ -192,7 +192,7 @@ class LaunchScreen(BaseScreen):
         """Ask for a name and save the form as a preset."""
         config = self._draft.checked().config
         if config is None:
-            self.show_notice("not saved", "A preset has to be right: mend the marked fields first.")
+            self.refuse("not saved", "A preset has to be right: mend the marked fields first.")
             return
 
         def save(name: str | None) -> None:
@@ -206,7 +206,7 @@ class LaunchScreen(BaseScreen):
         try:
             path = self._presets.save(name, config)
         except ConfigError as error:
-            self.show_notice("not saved", str(error))
+            self.refuse("not saved", str(error))
             return
         self.query_one("#preset", Choice).set_options(self._presets.names(), name)
         self._take(Draft.of(name, config))
@@ -223,7 +223,7 @@ class LaunchScreen(BaseScreen):
             if field.error:
                 field.control.focus()
                 return
-        self.show_notice("cannot launch", "A field under advanced needs another value: F2.")
+        self.refuse("cannot launch", "A field under advanced needs another value: F2.")
 
     @on(Button.Pressed)
     async def _pressed(self, event: Button.Pressed) -> None:

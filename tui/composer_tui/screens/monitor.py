@@ -28,6 +28,7 @@ from composer_tui.widgets.plan_pane import RowsPane
 from composer_tui.widgets.progress_line import ProgressLine
 from composer_tui.widgets.sample_view import SampleView
 from composer_tui.widgets.status_line import StatusLine
+from composer_tui.widgets.text_input import TextInput
 
 _SMALL = METRICS[1:5]
 _NO_RUN = (
@@ -127,7 +128,7 @@ class MonitorScreen(BaseScreen):
                 yield LogView(id="log")
                 yield SampleView(id="samples")
         yield StatusLine(id="status")
-        yield Input(
+        yield TextInput(
             placeholder="filter the log; enter keeps it, esc clears it", id="filter", compact=True
         )
 

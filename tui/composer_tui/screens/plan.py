@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from composer_engine.config import RunConfig
+from composer_tui.numbers import count
 from composer_tui.widgets.cells import Row, Span, cut, wrap
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import count
 
 
 def channel_weights(config: RunConfig) -> list[tuple[str, float]]:

@@ -1,24 +1,16 @@
 """The question before the program ends while runs are live."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from textual.binding import Binding, BindingType
 from textual.widgets import Button
 
 from composer_tui.screens.dialog import Dialog
+from composer_tui.screens.fleet import LiveRun
 from composer_tui.widgets.cells import Row, Span, wrap
 
 QuitAnswer = Literal["leave", "stop"]
-
-
-class LiveRun(NamedTuple):
-    """A run that is live; ``ends_with_us`` when its configuration ties it to this program."""
-
-    run_id: str
-    step: int
-    total_steps: int
-    ends_with_us: bool
 
 
 class QuitDialog(Dialog[QuitAnswer]):

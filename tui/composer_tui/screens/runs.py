@@ -14,12 +14,14 @@ from composer_tui.runs.store import RunSummary
 from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.replay_dialog import ReplayDialog
 from composer_tui.widgets.run_table import RunTable
+from composer_tui.widgets.text_input import TextInput
 
 
 class RunsScreen(BaseScreen):
     """The list of runs."""
 
     mode = "runs"
+    lists_runs = True
     first_focus = "#runs"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="filter", tooltip="Show only matching runs"),
@@ -35,7 +37,7 @@ class RunsScreen(BaseScreen):
 
     def body(self) -> ComposeResult:
         yield RunTable(id="runs")
-        yield Input(placeholder="name, model, state or target", id="filter", compact=True)
+        yield TextInput(placeholder="name, model, state or target", id="filter", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False

@@ -9,6 +9,7 @@ from textual.widgets import Button, Input
 
 from composer_tui.screens.dialog import Dialog
 from composer_tui.widgets.cells import Row, Span
+from composer_tui.widgets.text_input import TextInput
 
 
 class SaveDialog(Dialog[str]):
@@ -35,7 +36,7 @@ class SaveDialog(Dialog[str]):
         ]
 
     def fields(self) -> Sequence[Widget]:
-        return [Input(self._name, id="preset-name", compact=True)]
+        return [TextInput(self._name, id="preset-name", compact=True)]
 
     def buttons(self) -> Sequence[Button]:
         return [

@@ -1,32 +1,22 @@
 """The question before a run is stopped."""
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Button
 
+from composer_tui.numbers import duration
 from composer_tui.runners.base import StopMode
-from composer_tui.runs.state import RunState
 from composer_tui.screens.dialog import Dialog
+from composer_tui.screens.fleet import StopFacts
 from composer_tui.widgets.cells import Row, Span, wrap
 from composer_tui.widgets.choice import Choice
-from composer_tui.widgets.numbers import duration
 
 GRACEFUL, NOW = "graceful", "now"
 _MODES: dict[str, StopMode] = {GRACEFUL: "graceful", NOW: "now"}
-
-
-class StopFacts(NamedTuple):
-    """What is known of a run that may be stopped; ``grace_seconds`` is its own setting."""
-
-    run_id: str
-    pid: int | None
-    state: RunState
-    total_steps: int
-    grace_seconds: float
 
 
 def what_is_saved(facts: StopFacts, mode: str) -> str:

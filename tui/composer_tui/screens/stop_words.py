@@ -1,7 +1,7 @@
 """How a stop went, in words: "ended" is said of what was verified, and of nothing else."""
 
+from composer_tui.numbers import duration
 from composer_tui.runners.base import StopReport
-from composer_tui.widgets.numbers import duration
 
 
 def stop_words(report: StopReport) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from composer_engine.protocol import AlertRaised
+from composer_tui.numbers import clock
 from composer_tui.widgets.cells import Row, Span, cut
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import clock
 from composer_tui.widgets.pane import Pane
 
 _STYLES = {"debug": "dim", "info": "text", "warning": "warn", "error": "bad"}

@@ -6,10 +6,10 @@ from typing import ClassVar, NamedTuple
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from composer_tui.numbers import number
 from composer_tui.runs.series import Series, StepTable
 from composer_tui.widgets.cells import Row, Span, fit, fit_right
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import number
 from composer_tui.widgets.pane import Pane
 from composer_tui.widgets.spark import spark
 

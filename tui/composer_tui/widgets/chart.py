@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from composer_tui.numbers import number, smoothing_name
 from composer_tui.runs.series import Series, StepTable
 from composer_tui.widgets.axis import Scale
 from composer_tui.widgets.band import band_rows
 from composer_tui.widgets.cells import Row, Span, row_cells
 from composer_tui.widgets.channel_table import METRICS, Metric
 from composer_tui.widgets.curve import View, last_average
-from composer_tui.widgets.numbers import number, smoothing_name
 from composer_tui.widgets.pane import Pane
 
 

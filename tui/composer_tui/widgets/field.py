@@ -14,6 +14,7 @@ from composer_engine.config import FIELDS
 from composer_tui.widgets.cells import Row, Span, cut, wrap
 from composer_tui.widgets.choice import Choice
 from composer_tui.widgets.pane import CellWidget
+from composer_tui.widgets.text_input import TextInput
 
 
 class FieldLabel(CellWidget):
@@ -71,7 +72,7 @@ class FieldError(CellWidget):
             self.styles.height = len(self._lines(self.content_size.width))
 
 
-class FieldInput(Input):
+class FieldInput(TextInput):
     """A line of text without a frame. Enter and the arrows go to the fields beside it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -14,10 +14,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from composer_engine.protocol import Level
+from composer_tui.numbers import clock
 from composer_tui.runs.log import LogLine, LogRing
 from composer_tui.widgets.cells import Row, Span, cut
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import clock
 from composer_tui.widgets.pane import Pane
 
 _LEVELS: dict[Level, tuple[str, str]] = {

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from composer_engine.protocol import DeviceSample, MemorySampled
+from composer_tui.numbers import memory
 from composer_tui.runs.series import Series, StepTable, bucket_for
 from composer_tui.widgets.cells import Row, Span, as_many_as_fit, row_cells
 from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.meter import meter
-from composer_tui.widgets.numbers import memory
 from composer_tui.widgets.pane import Pane
 from composer_tui.widgets.spark import spark
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from composer_tui.numbers import duration
 from composer_tui.runs.state import RunState
 from composer_tui.widgets.cells import Row, Span, cut
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import duration
 from composer_tui.widgets.pane import Pane
 
 # The rungs, each with what happens there, in the order of a run's life.

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from composer_tui.numbers import duration, number
 from composer_tui.runs.state import RunState
 from composer_tui.widgets.cells import Row, Span, as_many_as_fit, row_cells
 from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.meter import meter
-from composer_tui.widgets.numbers import duration, number
 from composer_tui.widgets.pane import CellWidget
 
 _LEAST_BAR = 8

@@ -7,10 +7,10 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
+from composer_tui.numbers import age, duration, number
 from composer_tui.runs.store import RunSummary
 from composer_tui.widgets.cells import Row, Span, cut, fit, fit_right
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import age, duration, number
 from composer_tui.widgets.pane import Pane
 from composer_tui.widgets.status import status_of
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from composer_engine.protocol import SampleGenerated
+from composer_tui.numbers import number
 from composer_tui.widgets.cells import Row, Span, wrap
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.numbers import number
 from composer_tui.widgets.pane import Pane
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 
+DASH = "—"
 _MINUTE = 60
 _HOUR = 3600
 _DAY = 86_400
@@ -14,7 +15,7 @@ def known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def number(value: float | None, missing: str = "—") -> str:
+def number(value: float | None, missing: str = DASH) -> str:
     """At most eight characters: ``1.214``, ``41.2k``, ``1.9e-5``."""
     value = known(value)
     if value is None:
@@ -43,7 +44,7 @@ def count(value: int) -> str:
     return number(value) if value >= 1_000_000 else f"{value:,}"  # noqa: PLR2004
 
 
-def memory(size: int | None, missing: str = "—") -> str:
+def memory(size: int | None, missing: str = DASH) -> str:
     """``61.2 GiB``, ``512 MiB``."""
     if size is None:
         return missing
@@ -55,7 +56,7 @@ def memory(size: int | None, missing: str = "—") -> str:
     return f"{value:.1f} TiB"
 
 
-def duration(seconds: float | None, missing: str = "—") -> str:
+def duration(seconds: float | None, missing: str = DASH) -> str:
     """``46ms``, ``4.1s``, ``42s``, ``17m31s``, ``2h05m``, ``3d04h``."""
     seconds = known(seconds)
     if seconds is None:

@@ -9,10 +9,11 @@ from composer_engine.config import (
     RunConfig,
     build,
     file_values,
-    load,
     preset_names,
+    preset_values,
     to_toml,
 )
+from composer_engine.config_file import Table
 from composer_tui.runs.folder import write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,11 +45,18 @@ class Presets:
             return []
         return [stem for stem in stems if _NAME.fullmatch(stem)]
 
+    def values(self, name: str) -> Table:
+        """What a preset sets, to be laid under other values. Raises `ConfigError`."""
+        if name in self.own_names():
+            return file_values(self.folder / f"{name}.toml")
+        if name not in self.names():
+            message = f"there is no preset {name!r}; there are: {', '.join(self.names())}"
+            raise ConfigError([ConfigProblem("", message)])
+        return preset_values(name)
+
     def load(self, name: str) -> RunConfig:
         """Raises `ConfigError`."""
-        if name in self.own_names():
-            return build(file_values(self.folder / f"{name}.toml"))
-        return load(preset=name)
+        return build(self.values(name))
 
     def save(self, name: str, config: RunConfig) -> Path:
         """Write a preset, over one of the same name. Raises `ConfigError` with one problem."""
