@@ -158,7 +158,8 @@ class RunTable(Pane):
     def heading_right(self) -> Row:
         found = f"{len(self._runs):,} of " if self._needle else ""
         needle: Row = (Span(f"/{self._needle}  ", "accent"),) if self._needle else ()
-        return (*needle, Span(f"{found}{len(self._all or ()):,}", "dim"))
+        runs = len(self._all or ())
+        return (*needle, Span(f"{found}{runs:,} run{'s' if runs != 1 else ''}", "dim"))
 
     def note(self) -> Row:
         """What is the matter with the chosen run."""
