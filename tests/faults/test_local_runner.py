@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import pytest
 
-from composer_engine.config import LocalConfig, RunConfig, load
+from composer_engine.config import LocalConfig, RunConfig
 from composer_engine.protocol import Event, RunFailed, RunFinished, Unrecognized, decode, violations
 from composer_tui.runners import last_word, local
 from composer_tui.runners.attach import attach
@@ -434,21 +434,3 @@ def test_a_zombie_is_not_alive() -> None:
         assert ref is not None
         wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
         assert not is_alive(ref)
-
-
-def test_the_real_engine_trains_saves_and_stops(tmp_path: Path) -> None:
-    runner = LocalRunner(RunStore(tmp_path))
-    run = runner.start(load("smoke", settings=["optimizer.steps=100000"]))
-    wait_for_steps(run)
-    report = run.stop("graceful")
-    assert (report.ended, report.how, report.left) == (True, "saved and exited", ())
-    assert isinstance(last_of(run.folder), RunFinished)
-    assert any(run.folder.checkpoints_path.iterdir())
-
-
-def wait_for_steps(run: LocalRun) -> None:
-    deadline = time.monotonic() + 120
-    while not any(getattr(event, "step", 0) for event in events(run.folder)):
-        assert not run.settle(), run.folder.log_path.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +13,7 @@ import pytest
 
 from composer_engine.protocol import (
     Event,
+    RunFailed,
     RunFinished,
     StepCompleted,
     Unrecognized,
@@ -153,15 +154,6 @@ def test_a_mistake_gets_one_clear_line_and_status_2(
     assert done.stdout == b""
 
 
-def test_a_detached_run_prints_its_id_and_goes_on_without_us(tmp_path: Path) -> None:
-    started = call("run", "smoke", "--detach", "--set", "optimizer.steps=5", runs=tmp_path)
-    run_id = started.stdout.decode().strip()
-    assert started.returncode == 0
-    watched = call("watch", run_id, "--json", runs=tmp_path)
-    assert watched.returncode == 0
-    assert violations(events_of(watched.stdout)) == []
-
-
 def test_ctrl_c_saves_a_checkpoint_and_ends_the_run_early(tmp_path: Path) -> None:
     follower = subprocess.Popen(
         command_line(
@@ -189,23 +181,25 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_the_run_early(tmp_path: Path) -> Non
     assert any(tmp_path.glob("*/checkpoints/*"))
 
 
-def test_killing_the_engine_ends_the_run_failed_at_once(tmp_path: Path) -> None:
+def test_a_detached_run_goes_on_without_us_and_a_killed_one_ends_failed(tmp_path: Path) -> None:
     arguments = ["run", "smoke", "--detach", "--set", "optimizer.steps=100000"]
     run_id = call(*arguments, runs=tmp_path).stdout.decode().strip()
     follower = subprocess.Popen(
         command_line("--runs-dir", str(tmp_path), "watch", run_id, "--json"),
         stdout=subprocess.PIPE,
-        bufsize=0,
+        bufsize=0,  # what is read ahead here would be missing from communicate()
     )
     assert follower.stdout is not None
+    lines = []
     for line in follower.stdout:
+        lines.append(line)
         if b"step_completed" in line:
             break
     engine = json.loads((tmp_path / run_id / "process.json").read_bytes())
-    killed_at = time.monotonic()
-    subprocess.run(["kill", "-9", str(engine["pid"])], check=True)
+    os.kill(engine["pid"], signal.SIGKILL)
     rest, _ = follower.communicate(timeout=30)
-    last = json.loads(rest.splitlines()[-1])
-    assert time.monotonic() - killed_at < 10
-    assert (last["event"], last["kind"]) == ("run_failed", "killed")
+    events = events_of(b"".join(lines) + rest)
+    assert violations(events) == []
+    assert isinstance(events[-1], RunFailed)
+    assert events[-1].kind == "killed"
     assert follower.returncode == 1

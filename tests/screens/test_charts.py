@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from composer_tui.runs.series import Series
@@ -142,6 +142,7 @@ def test_the_axis_holds_still_while_the_data_fits_it() -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(3, 40))
+@example(1.0, 151.0, 3)
 def test_an_axis_has_two_labels_or_more_in_its_rows(low: float, size: float, rows: int) -> None:
     found = ticks(Scale(low, low + size), rows)
     assert all(0 <= tick.row < rows for tick in found)

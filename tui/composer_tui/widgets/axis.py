@@ -60,8 +60,8 @@ class Tick(NamedTuple):
 
 
 def ticks(scale: Scale, rows: int) -> list[Tick]:
-    """Labels at round values, at most one every two rows and at least two; row 0 is the top."""
-    for wanted in (rows // 2, rows):
+    """Labels at round values, one every two rows or fewer if that makes two; row 0 is the top."""
+    for wanted in (rows // 2, rows, 2 * rows, 4 * rows):
         step = round_step((scale.high - scale.low) / max(2, wanted))
         if scale.log and step < 1:
             return _few_decades(scale, rows)
