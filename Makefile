@@ -16,4 +16,4 @@ screenshots:
 	uv run --group screenshots python screenshots/make.py
 
 bench:
-	for bench in tests/bench/bench_*.py; do uv run python $$bench || exit 1; done
+	for bench in first_paint ingest live chart memory; do uv run python -m tests.bench.bench_$$bench || exit 1; done

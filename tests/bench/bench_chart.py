@@ -5,7 +5,8 @@ import random
 import statistics
 import time
 
-from composer_tui.runs.series import Series, StepColumn
+from composer_tui.runs.series import Series
+from composer_tui.runs.table import StepColumn
 from composer_tui.widgets.band import band_rows
 from composer_tui.widgets.curve import View
 from composer_tui.widgets.glyphs import UNICODE

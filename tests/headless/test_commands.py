@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from composer_engine.config import load
 from composer_engine.protocol import (
     Event,
     RunFailed,
@@ -20,6 +21,7 @@ from composer_engine.protocol import (
     decode,
     violations,
 )
+from composer_tui.presets import Presets
 from tests.headless.conftest import SmokeRun, call, command_line
 
 STEPS = 150
@@ -152,6 +154,25 @@ def test_a_mistake_gets_one_clear_line_and_status_2(
     assert words in said
     assert said.count("\n") == 1
     assert done.stdout == b""
+
+
+def test_a_dry_run_prints_a_configuration_that_runs_the_same_and_launches_nothing(
+    tmp_path: Path,
+) -> None:
+    settings = ["--set", "loss.sdpo_weight=0.25", "--set", "name=mine"]
+    done = call("run", "smoke", *settings, "--dry-run", runs=tmp_path / "runs")
+    file = tmp_path / "mine.toml"
+    file.write_bytes(done.stdout)
+    wanted = load("smoke", settings=["loss.sdpo_weight=0.25", "name=mine"])
+    assert load(file=file) == wanted
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_preset_that_was_saved_in_the_app_runs_by_its_name(tmp_path: Path) -> None:
+    presets = Presets(tmp_path / "composer-tui" / "presets")
+    presets.save("mine", load("smoke", settings=["optimizer.seed=41"]))
+    done = call("run", "mine", "--dry-run", runs=tmp_path, XDG_CONFIG_HOME=str(tmp_path))
+    assert "seed = 41" in done.stdout.decode()
 
 
 def test_ctrl_c_saves_a_checkpoint_and_ends_the_run_early(tmp_path: Path) -> None:

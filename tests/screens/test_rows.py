@@ -7,8 +7,8 @@ from rich.cells import cell_len
 
 from composer_engine.protocol import DeviceSample, MemorySampled, SampleGenerated
 from composer_tui.numbers import age, duration, memory, number
-from composer_tui.runs.series import StepTable
 from composer_tui.runs.state import LIVES, RunState
+from composer_tui.runs.table import StepTable
 from composer_tui.widgets.cells import (
     Row,
     Span,

@@ -23,7 +23,7 @@ from composer_engine.protocol import (
 )
 from composer_tui.runs.feed import MEMORY_COLUMNS, STEP_COLUMNS, RunFeed
 from composer_tui.runs.folder import RunFolder
-from composer_tui.runs.series import StepTable
+from composer_tui.runs.table import StepTable
 from tests.runs import folder_with, lines, numbered, started, step, whole_run
 
 GARBAGE = [

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer_tui.runs.series import (
-    MAX_SERIES,
-    Series,
-    StepColumn,
-    StepTable,
-    bucket_for,
-    to_floats,
-)
+from composer_tui.runs.series import Series, bucket_for, to_floats
+from composer_tui.runs.table import MAX_SERIES, StepColumn, StepTable
 
 VALUES = st.one_of(st.none(), st.just(math.nan), st.floats(width=32, allow_infinity=False))
 BATCHES = st.lists(st.lists(VALUES, max_size=70), max_size=12)

@@ -113,6 +113,7 @@ def _open(context: click.Context, run: RunFolder | None, speed: float | None = N
 @click.option("--target", type=click.Choice(["local"]), default="local", help="Where to run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the events, and nothing else.")
 @click.option("--detach", is_flag=True, help="Print the run's id and leave it running.")
+@click.option("--dry-run", is_flag=True, help="Print the whole configuration as TOML, run nothing.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -122,13 +123,14 @@ def run(
     target: str,  # noqa: ARG001  one target so far; click checks the name
     as_json: bool,
     detach: bool,
+    dry_run: bool,
 ) -> int:
     """Launch a run and follow it to its end.
 
     PRESET, then --config, then --set, each over the one before. Ctrl-C saves and stops; a second
     Ctrl-C stops at once. Exit status: 0 finished, 1 failed, 3 stopped by an alert.
     """
-    from composer_engine.config import ConfigError, build, file_values, setting_values
+    from composer_engine.config import ConfigError, build, file_values, setting_values, to_toml
     from composer_tui.headless.launch import launch
     from composer_tui.presets import Presets
     from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
@@ -139,6 +141,9 @@ def run(
         under = Presets().values(preset) if preset else []
         over = file_values(config_file) if config_file else []
         config = build([*under, *over, *setting_values(settings)])
+        if dry_run:
+            click.echo(to_toml(config), nl=False)
+            return 0
         handle = LocalRunner(_store(context)).start(config)
     except ConfigError as error:
         raise UsageProblem("; ".join(map(str, error.problems))) from None

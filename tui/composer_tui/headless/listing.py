@@ -13,6 +13,7 @@ from composer_tui.runners.attach import attach
 from composer_tui.runners.local import LocalRunner
 from composer_tui.runs.feed import RunFeed
 from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore, RunSummary
 
@@ -115,7 +116,7 @@ def print_run(folder: RunFolder, *, as_json: bool) -> int:
         sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
         return 0
     for name, value in _lines(facts, state):
-        print(f"{name:<12}{value}")
+        print(f"{name:<12}{clean(value)}")
     if state.failure is not None:
         print("\n".join(failure_lines(state.failure)))
     return 0

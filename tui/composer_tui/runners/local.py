@@ -303,7 +303,7 @@ def require_engine() -> None:
     missing = [name for name in ENGINE_PACKAGES if find_spec(name) is None]
     if missing:
         raise EngineMissing(
-            f"training needs {', '.join(missing)}, which is not installed: "
+            f"training needs packages that are not installed ({', '.join(missing)}): "
             'pip install "composer-tui[engine]"'
         )
 

@@ -22,8 +22,8 @@ from composer_tui.runs.framer import Framer
 from composer_tui.runs.journal import read_line
 from composer_tui.runs.log import LogLine, LogRing, guess_level
 from composer_tui.runs.sanitise import clean, clean_event
-from composer_tui.runs.series import StepTable
 from composer_tui.runs.state import RunState, advance
+from composer_tui.runs.table import StepTable
 from composer_tui.runs.tail import Tail
 from composer_tui.runs.words import log_lines
 

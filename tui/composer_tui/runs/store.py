@@ -22,7 +22,7 @@ from composer_tui.runs.folder import (
     write_whole,
 )
 from composer_tui.runs.journal import read_head, read_tail
-from composer_tui.runs.sanitise import clean_event
+from composer_tui.runs.sanitise import clean, clean_event
 from composer_tui.runs.state import Life, RunState, advance_all
 
 LAST = "last"
@@ -197,7 +197,8 @@ class RunStore:
 
 
 def _is_run(entry: "os.DirEntry[str]") -> bool:
-    return not entry.name.startswith(".") and entry.is_dir()
+    # Run ids are ours and print as they are. A folder whose name does not is somebody's trick.
+    return not entry.name.startswith(".") and entry.name.isprintable() and entry.is_dir()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -231,7 +232,7 @@ def _summarise(folder: RunFolder) -> RunSummary:
         steps=state.last.step if state.last else 0,
         total_steps=state.total_steps or (record.config.optimizer.steps if record else 0),
         reward_mean=state.last.reward_mean if state.last else None,
-        model=state.model or (record.config.model.path if record else ""),
+        model=state.model or (clean(record.config.model.path) if record else ""),
         target=record.target if record else "",
         ended_at=state.ended_at,
         failure=failure.message if failure else "",

@@ -7,7 +7,8 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from composer_tui.numbers import number
-from composer_tui.runs.series import Series, StepTable
+from composer_tui.runs.series import Series
+from composer_tui.runs.table import StepTable
 from composer_tui.widgets.cells import Row, Span, fit, fit_right
 from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.pane import Pane

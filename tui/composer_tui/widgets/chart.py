@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from composer_tui.numbers import number, smoothing_name
-from composer_tui.runs.series import Series, StepTable
+from composer_tui.runs.series import Series
+from composer_tui.runs.table import StepTable
 from composer_tui.widgets.axis import Scale
 from composer_tui.widgets.band import band_rows
 from composer_tui.widgets.cells import Row, Span, row_cells

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from composer_engine.protocol import DeviceSample, MemorySampled
 from composer_tui.numbers import memory
-from composer_tui.runs.series import Series, StepTable, bucket_for
+from composer_tui.runs.series import Series, bucket_for
+from composer_tui.runs.table import StepTable
 from composer_tui.widgets.cells import Row, Span, as_many_as_fit, row_cells
 from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.meter import meter
