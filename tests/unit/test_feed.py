@@ -77,7 +77,7 @@ def rich_stream() -> list[Event]:
     return numbered([*run[:9], *extras, *run[9:]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 4000), max_size=12),
     st.integers(1, 700),

@@ -68,7 +68,7 @@ def test_what_is_forgotten_on_resume_leaves_no_trace(
         assert_draws(series, values, 0, bucket)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 69_999), st.integers(1, 400))
 def test_one_spike_in_a_long_run_shows_at_every_zoom(position: int, columns: int) -> None:
     values = array("f", [0.5]) * 70_000
