@@ -156,6 +156,13 @@ def test_a_mistake_gets_one_clear_line_and_status_2(
     assert done.stdout == b""
 
 
+def test_a_folder_with_a_hostile_name_is_listed_and_commands_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a\x1b]0;owned\x07b").mkdir()
+    listed = call("runs", runs=tmp_path).stdout
+    assert b"ab" in listed
+    assert b"\x1b" not in listed
+
+
 def test_a_dry_run_prints_a_configuration_that_runs_the_same_and_launches_nothing(
     tmp_path: Path,
 ) -> None:

@@ -61,7 +61,8 @@ def _print_table(summaries: list[RunSummary]) -> None:
             summary.model or DASH,
             summary.damage or summary.failure,
         )
-        table.add_row(*map(Text, cells))
+        # A folder's name is the one text here that no feed has cleaned.
+        table.add_row(*(Text(clean(cell)) for cell in cells))
     # A pipe has no width to fit: nothing is cut there.
     console = Console() if sys.stdout.isatty() else Console(width=250)
     console.print(table)

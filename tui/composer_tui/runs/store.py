@@ -197,8 +197,7 @@ class RunStore:
 
 
 def _is_run(entry: "os.DirEntry[str]") -> bool:
-    # Run ids are ours and print as they are. A folder whose name does not is somebody's trick.
-    return not entry.name.startswith(".") and entry.name.isprintable() and entry.is_dir()
+    return not entry.name.startswith(".") and entry.is_dir()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
