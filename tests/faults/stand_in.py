@@ -97,6 +97,8 @@ def main() -> None:
         time.sleep(0.02)
     if fault == "slow":
         time.sleep(0.5)
+    if fault != "forgets":
+        emit(event="checkpoint_saved", step=step, path="checkpoints/last", bytes=1)
     emit(event="run_finished", steps=step, stopped_early=True, reason="asked")
     if fault == "lingers":
         time.sleep(600)

@@ -1,6 +1,7 @@
 """Engines of this machine, in every way that they can end. All processes here are real."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -124,6 +125,32 @@ def test_an_engine_runs_apart_from_the_terminal(runner: LocalRunner) -> None:
     assert Path(f"/proc/{run.pid}/fd/2").readlink() == run.folder.log_path
     assert run.alive()
     assert not run.settle()
+
+
+def test_a_stop_that_saved_nothing_does_not_say_that_it_saved(runner: LocalRunner) -> None:
+    report = start(runner, "forgets").stop("graceful")
+    assert (report.ended, report.how) == (True, "exited")
+
+
+def test_a_run_is_stopped_though_its_folder_cannot_be_written(
+    runner: LocalRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(runner, "well")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(Path, "unlink", full)
+    report = run.stop("graceful")
+    assert (report.ended, report.left) == (True, ())
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**31, 2**70])
+def test_a_process_file_with_an_impossible_pid_is_no_process(tmp_path: Path, pid: int) -> None:
+    folder = RunFolder(tmp_path)
+    folder.process_path.write_text(f'{{"pid": {pid}, "start_time": 1.0, "pgid": 5}}')
+    assert folder.read_process() is None
 
 
 def test_a_graceful_stop_lets_the_engine_save(runner: LocalRunner) -> None:

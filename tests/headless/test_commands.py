@@ -138,6 +138,9 @@ def test_the_doctor_names_what_mends_a_runs_folder_that_cannot_be_written(tmp_pa
         (["stop", "last"], "there are no runs in"),
         (["export", "last", "--format", "xml"], "'xml' is not one of"),
         (["replay", "last", "--speed", "0"], "range"),
+        (["run", "smoke", "--detach", "--set", "local.on_disconnect=stop"], "--detach leaves"),
+        (["replay", "last", "--speed", "nan"], "is not a number"),
+        (["stop", "last", "--grace", "nan"], "is not a number"),
         (["fly"], "No such command 'fly'"),
         (["--fly"], "No such option"),
         ([], "the app needs a terminal"),
@@ -161,6 +164,38 @@ def test_a_folder_with_a_hostile_name_is_listed_and_commands_nothing(tmp_path: P
     listed = call("runs", runs=tmp_path).stdout
     assert b"ab" in listed
     assert b"\x1b" not in listed
+
+
+@pytest.mark.parametrize("command", [["show"], ["watch", "--once"], ["replay", "--json"]])
+def test_a_damaged_record_gets_one_clear_line(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run-x").mkdir()
+    (tmp_path / "run-x" / "run.json").write_text("{")
+    done = call(*command, "run-x", runs=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("composer-tui: this run's folder is damaged: run.json")
+
+
+def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bad" / "events.jsonl").mkdir()
+    listed = json.loads(call("runs", "--json", runs=tmp_path).stdout)
+    assert {run["run_id"] for run in listed} == {"bad", "good"}
+
+
+def test_what_cannot_run_as_asked_has_status_2(tmp_path: Path) -> None:
+    done = call("run", "smoke", "--set", "data.path=/no/such.jsonl", runs=tmp_path)
+    assert done.returncode == 2
+    assert "cannot read /no/such.jsonl" in done.stdout.decode()
+
+
+def test_an_export_that_cannot_be_written_gets_one_clear_line(
+    smoke: SmokeRun, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = call("export", "last", "-o", str(file / "x.csv"), runs=smoke.runs)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
 
 
 def test_a_dry_run_prints_a_configuration_that_runs_the_same_and_launches_nothing(

@@ -7,7 +7,6 @@ top one `Moment`. Nothing happens per event, and a screen that is not on top cos
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,14 +22,14 @@ from composer_tui.messages import (
     ReplayAsked,
     RunsListed,
     StopAsked,
-    StopFailed,
-    StopVerified,
+    StopEnded,
     WatchAsked,
 )
 from composer_tui.presets import Presets
 from composer_tui.runners.base import RunHandle, StopMode
 from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
 from composer_tui.runners.replay import ReplayRunner
+from composer_tui.runners.stop import Stop
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
@@ -38,7 +37,6 @@ from composer_tui.runs.store import RunStore
 from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.fleet import Fleet
 from composer_tui.screens.monitor import MonitorScreen
-from composer_tui.screens.stop_words import alarm_words, stop_words
 from composer_tui.screens.themes import DARK, LIGHT, chart_colours
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.glyphs import glyphs_for
@@ -107,7 +105,7 @@ class ComposerApp(App[None]):
         self._quits_when_stopped = False
         self._listing = False
         self._styled_by: object = None
-        self._stop_threads: list[threading.Thread] = []
+        self._stops: list[Stop] = []
         self._settled_at = self._listed_at = self._interrupted_at = 0.0
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -170,9 +168,9 @@ class ComposerApp(App[None]):
         """The screen on top; None while the app closes, when workers may still have news."""
         return next(reversed(self.screen_stack), None)
 
-    def stops_under_way(self) -> list[threading.Thread]:
-        """The stops that are not verified yet, each a thread with its run's id as its name."""
-        return [thread for thread in self._stop_threads if thread.is_alive()]
+    def stops_under_way(self) -> list[Stop]:
+        """The stops whose outcome nobody has been shown."""
+        return [stop for stop in self._stops if not stop.shown]
 
     @property
     def live(self) -> frozenset[str]:
@@ -347,40 +345,23 @@ class ComposerApp(App[None]):
             return
         self._stopping.add(run_id)
         self._alarms.pop(run_id, None)
-        # A thread of its own: a stop may take a minute, and must outlive the screen.
-        thread = threading.Thread(
-            target=self._carry_out, args=(handle, mode), name=run_id, daemon=True
-        )
-        self._stop_threads.append(thread)
-        thread.start()
+        stop = Stop(handle, mode, lambda ended: self.post_message(StopEnded(ended)))
+        self._stops.append(stop)
+        stop.start()
 
-    def _carry_out(self, handle: RunHandle, mode: StopMode) -> None:
-        run_id = handle.folder.run_id
-        try:
-            report = handle.stop(mode)
-        except OSError as error:
-            self.post_message(StopFailed(run_id, clean(str(error))))
-        else:
-            self.post_message(StopVerified(run_id, mode, report))
-
-    @on(StopVerified)
-    def _stop_verified(self, message: StopVerified) -> None:
-        report = message.report
-        self._stopping.discard(message.run_id)
-        if report.ended:
-            self._stop_words = stop_words(report)
-            if not isinstance(self._top, MonitorScreen):  # which has a line for it
-                self.notify(f"{message.run_id} {self._stop_words}", markup=False)
-        else:
+    @on(StopEnded)
+    def _stop_ended(self, message: StopEnded) -> None:
+        stop = message.ended
+        stop.shown = True
+        self._stopping.discard(stop.run_id)
+        if not stop.ended:
             self._quits_when_stopped = False
-            self._alarm(message.run_id, alarm_words(message.run_id, report))
+            self._alarm(stop.run_id, stop.words)
+        elif isinstance(self._top, MonitorScreen) and self._known_state(stop.run_id) is not None:
+            self._stop_words = stop.words  # the monitor has a line for the run that it shows
+        else:
+            self.notify(f"{stop.run_id} {stop.words}", markup=False)
         self._settle()
-
-    @on(StopFailed)
-    def _stop_failed(self, message: StopFailed) -> None:
-        self._stopping.discard(message.run_id)
-        self._quits_when_stopped = False
-        self._alarm(message.run_id, f"{message.run_id} was not stopped: {message.error}")
 
     def _alarm(self, key: str, words: str) -> None:
         self._alarms[key] = words

@@ -6,6 +6,7 @@ arguments is imported in its body, so that no command waits for what another one
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,18 @@ USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
 
 
+class Number(click.FloatRange):
+    """A float in a range. Not a number is in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 class UsageProblem(click.ClickException):
     """Something that the user can mend: one line, exit status 2."""
 
@@ -32,6 +45,8 @@ class UsageProblem(click.ClickException):
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """The exit status of one command line; prints its problems, raises none of the user's."""
+    from composer_tui.runs.folder import DamagedFolder
+
     try:
         status = cli.main(list(arguments), prog_name="composer-tui", standalone_mode=False)
     except click.ClickException as problem:
@@ -40,10 +55,17 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return problem.exit_code
     except click.Abort:
         return INTERRUPTED_STATUS
+    except DamagedFolder as damage:
+        click.echo(f"composer-tui: this run's folder is damaged: {damage}", err=True)
+        return USAGE_STATUS
     except BrokenPipeError:
         # The reader of our stdout has left; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"composer-tui: {where}{error.strerror or error}", err=True)
+        return USAGE_STATUS
     return int(status or 0)
 
 
@@ -128,7 +150,8 @@ def run(
     """Launch a run and follow it to its end.
 
     PRESET, then --config, then --set, each over the one before. Ctrl-C saves and stops; a second
-    Ctrl-C stops at once. Exit status: 0 finished, 1 failed, 3 stopped by an alert.
+    Ctrl-C stops at once. Exit status: 0 finished, 1 failed, 2 cannot be run as asked, 3 stopped by
+    an alert.
     """
     from composer_engine.config import ConfigError, build, file_values, setting_values, to_toml
     from composer_tui.headless.launch import launch
@@ -141,6 +164,10 @@ def run(
         under = Presets().values(preset) if preset else []
         over = file_values(config_file) if config_file else []
         config = build([*under, *over, *setting_values(settings)])
+        if detach and config.local.on_disconnect == "stop":
+            raise UsageProblem(
+                "--detach leaves the run, which local.on_disconnect = stop then ends"
+            )
         if dry_run:
             click.echo(to_toml(config), nl=False)
             return 0
@@ -149,8 +176,6 @@ def run(
         raise UsageProblem("; ".join(map(str, error.problems))) from None
     except (EngineMissing, LaunchFailed) as problem:
         raise UsageProblem(str(problem)) from None
-    except OSError as error:
-        raise UsageProblem(f"no run folder: {error.filename}: {error.strerror}") from None
     return launch(handle, as_json=as_json, detach=detach)
 
 
@@ -195,7 +220,7 @@ def show(context: click.Context, run: str, as_json: bool) -> int:
 @cli.command()
 @click.argument("run", metavar="RUN")
 @click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
-@click.option("--grace", type=click.FloatRange(min=0), help="Seconds to save before SIGTERM.")
+@click.option("--grace", type=Number(min=0), help="Seconds to save before SIGTERM.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def stop(context: click.Context, run: str, now: bool, grace: float | None, as_json: bool) -> int:
@@ -218,9 +243,7 @@ def monitor(context: click.Context, run: str) -> int:
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True
-)
+@click.option("--speed", type=Number(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the events at that pace.")
 @click.pass_context
 def replay(context: click.Context, run: str, speed: float, as_json: bool) -> int:

@@ -104,9 +104,9 @@ def _accelerators() -> Iterator[Finding]:
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+            state = pynvml.nvmlDeviceGetMemoryInfo(device)
             name = pynvml.nvmlDeviceGetName(device)
-            free = f"{memory(memory.free)} of {memory(memory.total)} free"
+            free = f"{memory(state.free)} of {memory(state.total)} free"
             yield Finding(f"gpu {index}", "ok", f"{name}, {free}")
     finally:
         pynvml.nvmlShutdown()

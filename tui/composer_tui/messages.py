@@ -3,7 +3,7 @@
 from textual.message import Message
 
 from composer_engine.config import RunConfig
-from composer_tui.runners.base import StopMode, StopReport
+from composer_tui.runners.stop import Stop
 from composer_tui.runs.store import RunSummary
 
 
@@ -40,23 +40,12 @@ class ReplayAsked(Message):
         self.speed = speed
 
 
-class StopVerified(Message):
-    """A stop was carried through: ``report`` says whether the run has ended."""
+class StopEnded(Message):
+    """A stop was carried through, well or not: it says itself which."""
 
-    def __init__(self, run_id: str, mode: StopMode, report: StopReport) -> None:
+    def __init__(self, ended: Stop) -> None:
         super().__init__()
-        self.run_id = run_id
-        self.mode = mode
-        self.report = report
-
-
-class StopFailed(Message):
-    """A stop could not be carried out at all."""
-
-    def __init__(self, run_id: str, error: str) -> None:
-        super().__init__()
-        self.run_id = run_id
-        self.error = error
+        self.ended = ended
 
 
 class RunsListed(Message):

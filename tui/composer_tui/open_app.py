@@ -46,11 +46,18 @@ def open_app(
 
 def _wait_for_stops(app: ComposerApp) -> int:
     """A stop that was asked for is carried through, though nobody looks any more."""
+    status = 0
     for stop in app.stops_under_way():
-        print(f"composer-tui: still ending {stop.name}; ctrl+c leaves it", file=sys.stderr)  # noqa: T201
+        _say(f"still ending {stop.run_id}; ctrl+c leaves it")
         try:
-            stop.join()
+            stop.wait()
         except KeyboardInterrupt:
-            print(f"composer-tui: NOT verified: {stop.name} may still run", file=sys.stderr)  # noqa: T201
+            _say(f"NOT verified: {stop.run_id} may still run")
             return 1
-    return 0
+        _say(f"{stop.run_id} {stop.words}" if stop.ended else stop.words)
+        status = status or int(not stop.ended)
+    return status
+
+
+def _say(words: str) -> None:
+    print(f"composer-tui: {words}", file=sys.stderr)  # noqa: T201  the app has left the terminal

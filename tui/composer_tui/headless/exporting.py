@@ -1,5 +1,6 @@
 """`export`: a run's steps to a file, or to stdout."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def export_run(folder: RunFolder, kind: ExportFormat, output: Path | None) -> in
     except OSError as error:
         raise ExportError(f"cannot write {output}: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder that could not be written to
+            partial.unlink(missing_ok=True)
     print(output, file=sys.stderr)
     return 0

@@ -2,14 +2,16 @@
 
 from composer_tui.runs.state import RunState
 
-FINISHED, FAILED, STOPPED_BY_ALERT = 0, 1, 3
+FINISHED, FAILED, MISTAKEN, STOPPED_BY_ALERT = 0, 1, 2, 3
 
 # Ends that a guard rail chose, as against ends that something broke.
 _GUARD_RAILS = {"non_finite", "budget", "timeout"}
 
 
 def exit_status(state: RunState) -> int:
-    """0: finished, or not over yet; 1: failed; 3: an alert's rule ended it."""
+    """0: finished, or not over yet; 1: failed; 2: what was asked for cannot be run; 3: an alert."""
     if state.failure is None:
         return FINISHED
+    if state.failure.kind == "config":
+        return MISTAKEN
     return STOPPED_BY_ALERT if state.failure.kind in _GUARD_RAILS else FAILED

@@ -9,7 +9,7 @@ import msgspec
 from composer_tui.headless.follow import follow
 from composer_tui.headless.listing import run_facts
 from composer_tui.headless.narrator import Narrator, failure_lines, step_line
-from composer_tui.headless.status import exit_status
+from composer_tui.headless.status import FAILED, exit_status
 from composer_tui.runners.base import RunHandle
 from composer_tui.runs.state import RunState, advance
 
@@ -38,6 +38,10 @@ def tell_to_end(
                 sys.stdout.buffer.flush()
             state = advance(state, line.event)
             narrator.tell(line.event)
+    if not state.ended:
+        # The engine is gone and its folder could not be given a last word.
+        print("composer-tui: the run is over and does not say how", file=sys.stderr)
+        return FAILED
     return exit_status(state)
 
 

@@ -7,7 +7,13 @@ from composer_tui.runs.folder import RunFolder
 
 StopMode = Literal["graceful", "now"]
 Ending = Literal[
-    "saved and exited", "terminated", "killed", "was already over", "replay stopped", "still there"
+    "saved and exited",
+    "exited",
+    "terminated",
+    "killed",
+    "was already over",
+    "replay stopped",
+    "still there",
 ]
 
 

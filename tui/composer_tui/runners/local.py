@@ -165,14 +165,14 @@ class LocalRun:
     def settle(self) -> bool:
         """Reaps the engine; writes the last word of one that died without. True when all is over.
 
-        Never raises: where the folder cannot be written, a run that is over has no last word, and
-        each call tries again.
+        Never raises: a folder that cannot be read or written counts as over, without a last word,
+        and each call tries again.
         """
         if self._settled:
             return True
-        if self.alive():
-            return False
         try:
+            if self.alive():
+                return False
             self._settled = read_end(self.folder.events_path).ended
             if not self._settled and not self._launcher_may_speak():
                 self._settled = self._write_last_word("")
@@ -203,14 +203,19 @@ class LocalRun:
             self.folder.stop_path.touch()
         how = self._ending(sent) if ended else "still there"
         if ended:
-            self.folder.stopping_path.unlink(missing_ok=True)
-            self._settled = self._write_last_word(sent.name if sent else "")
+            with contextlib.suppress(OSError):  # it has ended; `settle` writes what this could not
+                self.folder.stopping_path.unlink(missing_ok=True)
+                self._settled = self._write_last_word(sent.name if sent else "")
         pids = tuple(sorted(process.pid for process in left))
         return StopReport(ended, how, time.monotonic() - begun, pids)
 
     def _ending(self, sent: signal.Signals | None) -> Ending:
-        if read_end(self.folder.events_path).finish is not None:
-            return "saved and exited"
+        end = RunState()
+        with contextlib.suppress(OSError):
+            end = read_end(self.folder.events_path)
+        if end.finish is not None:
+            saved = end.checkpoint is not None and end.checkpoint.step == end.finish.steps
+            return "saved and exited" if saved else "exited"
         return "killed" if sent == signal.SIGKILL else "terminated"
 
     def _stages(self, mode: StopMode, grace: float) -> list[Stage]:
@@ -331,10 +336,10 @@ def _claim(path: Path, seconds: float) -> bool:
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
-        try:
+        with contextlib.suppress(OSError):
             fresh = time.time() - path.stat().st_mtime < seconds
-        except FileNotFoundError:
-            fresh = False
-        path.touch()
-        return not fresh
+            path.touch()
+            return not fresh
+    except OSError:
+        return True  # a disk that is full must not keep a run alive
     return True

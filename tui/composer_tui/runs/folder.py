@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +17,9 @@ from composer_engine.config import RunConfig
 RECORD_VERSION = 1
 Target = Literal["local", "replay"]
 _T = TypeVar("_T")
+
+
+Pid = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 class DamagedFolder(ValueError):  # noqa: N818  # says what the folder is
@@ -29,9 +32,9 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
     ``start_time`` is unix seconds, as `psutil.Process.create_time` tells it.
     """
 
-    pid: int
+    pid: Pid
     start_time: float
-    pgid: int
+    pgid: Pid
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):

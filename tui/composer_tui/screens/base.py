@@ -25,7 +25,7 @@ class Moment(NamedTuple):
     """All that a screen may know of the world outside it, at one moment (unix seconds).
 
     ``live`` are the ids of the runs on this machine that have not ended, ``stopping`` of those
-    that were asked to, ``stops`` how the asked ones ended.
+    that were asked to; ``stop_words`` say how the watched run's stop went.
     """
 
     now: float

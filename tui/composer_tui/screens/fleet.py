@@ -155,8 +155,7 @@ def _is_over(handle: RunHandle) -> bool:
     try:
         return handle.settle()
     except OSError:
-        # The folder cannot be written: its last word has to wait, but the run is what it is.
-        return not handle.alive()
+        return False  # its folder cannot be looked at: what is not known to be over is not
 
 
 def _read_state(folder: RunFolder) -> RunState:
