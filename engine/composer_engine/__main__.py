@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from composer_engine.config import RunConfig, load
+from composer_engine.contract import ENGINE_PACKAGES
 from composer_engine.data import load_data
 from composer_engine.emitter import Emitter, take_stdout
 from composer_engine.failures import SetupError, complain
@@ -20,7 +21,6 @@ from composer_engine.model_folder import model_folder
 from composer_engine.protocol import PhaseChanged, RunFinished
 from composer_engine.safety import StopRequest
 
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "peft")
 # The engine reads local folders. These keep every library below it from looking further.
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -79,7 +79,7 @@ def _attempt(options: argparse.Namespace, folder: Path | None, emitter: Emitter)
 
 def _check_packages() -> None:
     """Raises `SetupError` when the engine's own dependencies are not installed."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in ENGINE_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SetupError(
             f"{', '.join(missing)} cannot be found; "

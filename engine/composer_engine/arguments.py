@@ -28,7 +28,6 @@ def grpo_config(config: RunConfig, device: torch.device, folder: Path) -> GRPOCo
         num_generations=rollout.completions_per_prompt,
         max_completion_length=rollout.max_completion_tokens,
         temperature=rollout.temperature,
-        epsilon=config.loss.clip_epsilon,
         beta=0.0,
         learning_rate=optimizer.learning_rate,
         warmup_steps=optimizer.warmup_steps,

@@ -18,7 +18,7 @@ from composer_engine.record import Stepping
 from composer_engine.safety import NonFiniteGuard, StopRequest
 from composer_engine.throughput import Throughput
 
-# What StepCompleted has a field for, and what says nothing: one step is one log.
+# What StepCompleted has a field for.
 _NOT_METRICS = frozenset({"loss", "grad_norm", "learning_rate", "reward", "reward_std"})
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from composer_engine.contract import CHECKPOINTS_FOLDER
 from composer_engine.emitter import Emitter
 from composer_engine.failures import complain, is_out_of_memory
 from composer_engine.protocol import AlertRaised, CheckpointSaved, Logged, PhaseChanged
 
-CHECKPOINTS_FOLDER = "checkpoints"
 _STAGING = ".saving"
 
 

@@ -107,7 +107,7 @@ def fill(template: str, parts: dict[str, str]) -> str:
 class ReplaySchedule:
     """Which pairs each step replays: every pair once an epoch, in a fresh order each epoch.
 
-    A function of the step alone, so a resumed run replays what the straight run would have.
+    A function of the step alone: no state has to be kept to know what a step replays.
     """
 
     def __init__(self, pairs: int, per_step: int, seed: int) -> None:

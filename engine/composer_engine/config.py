@@ -81,9 +81,6 @@ class LossConfig(_Section, frozen=True, kw_only=True):
     jsd_beta: Annotated[
         Unit, Meta(description="SDPO's divergence: 0 forward KL, 1 reverse KL, between: JSD")
     ] = 0.5
-    clip_epsilon: Annotated[
-        float, Meta(gt=0, lt=1, description="GRPO's clip range around a ratio of 1")
-    ] = 0.2
     replay_pairs: Annotated[Count, Meta(description="preference pairs replayed a step")] = 8
 
 
@@ -165,7 +162,8 @@ class RunConfig(_Section, frozen=True, kw_only=True):
         ),
     ] = "run"
     tags: Annotated[
-        tuple[Annotated[str, Meta(max_length=64)], ...], Meta(description="your own labels")
+        tuple[Annotated[str, Meta(max_length=64, pattern="^[^,]*$")], ...],
+        Meta(description="your own labels, without commas"),
     ] = ()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -393,7 +391,7 @@ def _contradictions(config: RunConfig) -> Iterator[ConfigProblem]:
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the program, the smallest first."""
+    """The presets that ship with the program, by name."""
     return [entry.name.removesuffix(".toml") for entry in sorted(_presets(), key=lambda e: e.name)]
 
 

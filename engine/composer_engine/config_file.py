@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import yaml
+
+
+def expanded(path: str) -> Path:
+    """A path with its ``~``; one of a user that there is not stays as it is, and is not found."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
 
 FileKind = Literal["toml", "yaml"]
 _DEEPEST = 2

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from composer_engine.config import BUILTIN
+from composer_engine.config_file import expanded
 from composer_engine.failures import DataError
 from composer_engine.rewards import Exact, Reward, RewardSpec, make_reward
 
@@ -75,7 +76,7 @@ def load_data(path: str, max_rows: int = 0) -> Data:
     Raises `DataError` with every bad row.
     """
     file = resources.files("composer_engine") / "builtin" / "tasks.jsonl"
-    source = Path(str(file)) if path == BUILTIN else Path(path).expanduser()
+    source = Path(str(file)) if path == BUILTIN else expanded(path)
     tasks: list[Task] = []
     pairs: list[Pair] = []
     problems: list[str] = []

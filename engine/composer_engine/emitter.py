@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from composer_engine.contract import EVENTS_FILE
 from composer_engine.failures import complain, failure_of
 from composer_engine.protocol import (
     TERMINAL,
@@ -28,7 +29,6 @@ from composer_engine.protocol import (
     encode,
 )
 
-EVENTS_FILE = "events.jsonl"
 _BACKLOG_BYTES = 1 << 20
 _ABORT_SECONDS = 2.0
 _DURABLE = (*TERMINAL, CheckpointSaved)  # on disk before the engine goes on

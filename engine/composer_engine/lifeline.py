@@ -11,10 +11,9 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from composer_engine.contract import HEARTBEAT_VARIABLE, PROCESS_FILE
 from composer_engine.failures import complain
 
-HEARTBEAT_VARIABLE = "COMPOSER_HEARTBEAT_FD"
-PROCESS_FILE = "process.json"
 _PR_SET_PDEATHSIG = 1
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -66,7 +67,7 @@ def load_model(config: ModelConfig, seed: int) -> Loaded:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise SetupError(f"model.path: cannot load {folder}: {_first_line(error)}") from error
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise SetupError(

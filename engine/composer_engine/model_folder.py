@@ -4,6 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from composer_engine.config import BUILTIN
+from composer_engine.config_file import expanded
 from composer_engine.failures import SetupError
 
 
@@ -11,7 +12,7 @@ def model_folder(path: str) -> Path:
     """The folder that ``model.path`` names. Raises `SetupError` when it holds no model."""
     if path == BUILTIN:
         return Path(str(resources.files("composer_engine") / "builtin"))
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.is_dir():
         raise SetupError(
             f"model.path: {path} is not a folder",

@@ -4,10 +4,9 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from composer_engine.contract import STOP_FILE
 from composer_engine.emitter import Emitter
 from composer_engine.protocol import RunFailed
-
-STOP_FILE = "stop"
 
 
 class StopRequest:

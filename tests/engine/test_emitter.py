@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from composer_engine.config import ConfigError, ConfigProblem
-from composer_engine.emitter import EVENTS_FILE, Emitter, read_earlier
+from composer_engine.contract import EVENTS_FILE
+from composer_engine.emitter import Emitter, read_earlier
 from composer_engine.failures import DataError, NonFiniteError, SetupError, failure_of
 from composer_engine.protocol import (
     Logged,

@@ -24,8 +24,9 @@ from composer_engine.collate import (
     student_rows,
 )
 from composer_engine.config import HintConfig, RunConfig, load
+from composer_engine.contract import EVENTS_FILE
 from composer_engine.data import Data, Task, load_data
-from composer_engine.emitter import EVENTS_FILE, Emitter
+from composer_engine.emitter import Emitter
 from composer_engine.failures import NonFiniteError
 from composer_engine.model import load_model
 from composer_engine.protocol import AlertRaised, Event, StepCompleted

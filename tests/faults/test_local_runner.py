@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from composer_engine.config import LocalConfig, RunConfig
+from composer_engine.contract import HEARTBEAT_VARIABLE
 from composer_engine.protocol import Event, RunFailed, RunFinished, Unrecognized, decode, violations
 from composer_tui.runners import last_word, local
 from composer_tui.runners.attach import attach
@@ -358,7 +359,7 @@ def test_a_heartbeat_ends_with_the_launcher_and_with_nothing_else(
     with launched(runner.store.root, stand_in, "well", "stop") as (launcher, folder):
         pid = runner.attach(folder).pid
         assert pid is not None
-        number = psutil.Process(pid).environ()[local.HEARTBEAT_VARIABLE]
+        number = psutil.Process(pid).environ()[HEARTBEAT_VARIABLE]
         pipe = Path(f"/proc/{pid}/fd/{number}").readlink()
         holders = [
             process.pid

@@ -1,10 +1,12 @@
 """Screen 1: from the first look to a run that trains."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from textual.widgets import Input
 
+from composer_tui.app import ComposerApp
 from composer_tui.runners import local
 from composer_tui.runners.local import LocalRunner
 from composer_tui.runs.store import RunStore
@@ -152,3 +154,14 @@ async def test_a_missing_engine_is_answered_with_the_one_command(
         await stage.press("f5")
         await stage.until_shown("the engine is not installed", "composer-tui[engine]")
         assert isinstance(stage.app.screen, LaunchScreen)
+
+
+async def test_a_broken_preset_of_a_shipped_name_is_told_and_the_app_starts(
+    store: RunStore, runner: LocalRunner, tmp_path: Path
+) -> None:
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "smoke.toml").write_text("[optimizer]\nsteps = 0\n")
+    app = ComposerApp(store, runner=runner, presets_dir=tmp_path / "presets", environ={})
+    async with app.run_test(size=(120, 40)) as pilot:
+        stage = Stage(app, pilot)
+        await stage.until_shown("preset smoke", "toml:2: optimizer.steps")

@@ -198,10 +198,8 @@ class ComposerApp(App[None]):
         behind = self._watch is not None and not self._watch.feed.caught_up
         budget = _CATCH_UP_SECONDS if behind else _INGEST_SECONDS
         deadline = time.perf_counter() + budget
-        try:
-            self._fleet.pump(time.time())
-        except OSError as error:
-            self._alarm("replay", f"the replay cannot be written: {error.strerror}")
+        for run_id, reason in self._fleet.pump(time.time()).items():
+            self._alarm(run_id, f"the replay {run_id} cannot be written: {reason}")
         watch = self._watch
         while watch is not None and watch is self._watch:
             watch.feed.poll(_CATCH_UP_SLICE_BYTES if behind else _SLICE_BYTES)

@@ -20,6 +20,7 @@ import msgspec
 import psutil
 
 from composer_engine.config import RunConfig
+from composer_engine.contract import ENGINE_PACKAGES, HEARTBEAT_VARIABLE
 from composer_engine.protocol import RunFailed
 from composer_tui.runners.base import Ending, StopMode, StopReport
 from composer_tui.runners.last_word import Death, last_word, oom_kills, read_log_end
@@ -35,8 +36,6 @@ from composer_tui.runs.journal import append, read_end
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore
 
-HEARTBEAT_VARIABLE = "COMPOSER_HEARTBEAT_FD"
-ENGINE_PACKAGES = ("torch", "transformers", "trl")
 LAUNCH_SECONDS = 20.0  # from run.json to process.json at most
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
 KILL_SECONDS = 5.0  # until the kernel has ended what it was told to kill

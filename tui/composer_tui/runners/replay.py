@@ -28,7 +28,7 @@ from composer_engine.protocol import (
     RunStarted,
     Unrecognized,
 )
-from composer_tui.runners.base import StopMode, StopReport
+from composer_tui.runners.base import Ending, StopMode, StopReport
 from composer_tui.runners.processes import is_alive, process_ref
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.framer import Framer
@@ -145,7 +145,8 @@ class ReplayRun:
             if self._ended or (watched and read_end(self.folder.events_path).ended):
                 return StopReport(ended=True, how="was already over", seconds=0.0)
             self._end(time.time(), "replay stopped")
-        return StopReport(ended=True, how="replay stopped", seconds=0.0)
+            how: Ending = "replay stopped" if self._ended else "still there"
+        return StopReport(ended=self._ended, how=how, seconds=0.0)
 
     def _read(self, tail: Tail) -> bool:
         """Takes in more of the recording; False at its end."""

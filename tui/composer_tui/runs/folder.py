@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from composer_engine.config import RunConfig
+from composer_engine.contract import EVENTS_FILE, PROCESS_FILE, STOP_FILE
 
 RECORD_VERSION = 1
 Target = Literal["local", "replay"]
@@ -80,33 +81,25 @@ class RunFolder:
 
     @property
     def process_path(self) -> Path:
-        return self.path / "process.json"
+        return self.path / PROCESS_FILE
 
     @property
     def events_path(self) -> Path:
-        return self.path / "events.jsonl"
+        return self.path / EVENTS_FILE
 
     @property
     def log_path(self) -> Path:
         return self.path / "log.txt"
 
     @property
-    def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
     def stop_path(self) -> Path:
         """A file that asks the engine for a graceful stop, by being there."""
-        return self.path / "stop"
+        return self.path / STOP_FILE
 
     @property
     def stopping_path(self) -> Path:
         """There while somebody waits for the run's graceful end."""
         return self.path / ".stopping"
-
-    @property
-    def note_path(self) -> Path:
-        return self.path / "note.md"
 
     def read_record(self) -> RunRecord:
         """Raises `DamagedFolder`."""

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from composer_engine.config import RunConfig, config_hash, to_toml
+from composer_engine.config_file import expanded
+from composer_engine.protocol import StepCompleted
 from composer_tui.runs.folder import (
     DamagedFolder,
     ProcessRef,
@@ -73,7 +75,7 @@ def default_runs_dir() -> Path:
     """``COMPOSER_RUNS_DIR``, or "runs" in the platform's folder for this program's data."""
     named = os.environ.get("COMPOSER_RUNS_DIR")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     import platformdirs
 
     return platformdirs.user_data_path("composer-tui") / "runs"
@@ -133,7 +135,7 @@ class RunStore:
 
     def folders(self) -> list[RunFolder]:
         """Every run's folder, newest first. Cheaper than `summaries`: events are not read."""
-        folders = [RunFolder(self.root / name) for name in self._names()]
+        folders = [RunFolder(self.root / name) for name in self.run_ids()]
         return sorted(folders, key=lambda f: (self._created_at(f), f.run_id), reverse=True)
 
     def find(self, text: str) -> RunFolder:
@@ -158,11 +160,12 @@ class RunStore:
 
     def summaries(self) -> list[RunSummary]:
         """One line a run, newest first. A run whose files have not changed is not read again."""
-        self._seen = {name: self._look(RunFolder(self.root / name)) for name in self._names()}
+        self._seen = {name: self._look(RunFolder(self.root / name)) for name in self.run_ids()}
         summaries = [seen.summary for seen in self._seen.values()]
         return sorted(summaries, key=lambda s: (s.created_at, s.run_id), reverse=True)
 
-    def _names(self) -> list[str]:
+    def run_ids(self) -> list[str]:
+        """Every run's id, in no order. The cheapest look there is: no file is read."""
         try:
             return [entry.name for entry in os.scandir(self.root) if _is_run(entry)]
         except OSError:
@@ -240,9 +243,17 @@ def _summarise(folder: RunFolder) -> RunSummary:
 
 
 def _read_state(path: Path) -> RunState:
-    """Its beginning and its end tell what a list shows; the middle is a hole."""
+    """Its beginning and its end tell what a list shows; the middle is a hole.
+
+    The end reaches back to a step, since long rollouts may stand after the last one.
+    """
+    limit, size = _TAIL_BYTES, path.stat().st_size
+    tail = read_tail(path, limit)
+    while limit < size and not any(isinstance(event, StepCompleted) for event in tail):
+        limit *= 8
+        tail = read_tail(path, limit)
     state = advance_all(RunState(), map(clean_event, read_head(path, _HEAD_BYTES)))
-    return advance_all(state, map(clean_event, read_tail(path, _TAIL_BYTES)))
+    return advance_all(state, map(clean_event, tail))
 
 
 def _changed_at(folder: RunFolder) -> float:

@@ -1,9 +1,7 @@
 """The runs on this machine that have not ended, and how each of them can be reached."""
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -67,7 +65,8 @@ class Fleet:
         is just being launched, replays, and runs that died with nobody watching.
         """
         found: list[tuple[float, str]] = []
-        for folder in _folders(self._runner.store.root):
+        store = self._runner.store
+        for folder in (RunFolder(store.root / run_id) for run_id in store.run_ids()):
             process = folder.read_process()
             if process is None or not psutil.pid_exists(process.pid):
                 continue
@@ -103,10 +102,15 @@ class Fleet:
         """The replays."""
         return (handle for handle in self._handles.values() if isinstance(handle, ReplayRun))
 
-    def pump(self, now: float) -> None:
-        """Let the replays write what is due."""
+    def pump(self, now: float) -> dict[str, str]:
+        """Let the replays write what is due; by run id, why one could not."""
+        failed: dict[str, str] = {}
         for replay in self.replays():
-            replay.pump(now)
+            try:
+                replay.pump(now)
+            except OSError as error:
+                failed[replay.folder.run_id] = error.strerror or str(error)
+        return failed
 
     def outliving(self) -> list[str]:
         """The ids of the live runs that a person has to decide about: a replay is nobody's work."""
@@ -141,14 +145,6 @@ class Fleet:
         except DamagedFolder:
             return False
         return config.local.on_disconnect == "stop"
-
-
-def _folders(root: Path) -> list[RunFolder]:
-    try:
-        names = [e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir()]
-    except OSError:
-        return []
-    return [RunFolder(root / name) for name in names]
 
 
 def _is_over(handle: RunHandle) -> bool:

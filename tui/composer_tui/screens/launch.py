@@ -45,7 +45,12 @@ class LaunchScreen(BaseScreen):
         self._presets = presets
         self._runs_root = runs_root
         name = presets.names()[0]
-        self._draft = Draft.of(name, presets.load(name))
+        self._broken = ""
+        try:
+            base = presets.load(name)
+        except ConfigError as error:  # a person's own file of that name
+            self._broken, base = str(error), RunConfig()
+        self._draft = Draft.of(name, base)
 
     def body(self) -> ComposeResult:
         with Horizontal(id="launch"):
@@ -77,6 +82,8 @@ class LaunchScreen(BaseScreen):
         self.query_one("#notice").display = False
         self._about("")
         self._judge()
+        if self._broken:
+            self.refuse(f"preset {self._draft.preset}", self._broken)
 
     @property
     def draft(self) -> Draft:

@@ -37,6 +37,8 @@ class QuitDialog(Dialog[QuitAnswer]):
             if run.ends_with_us:
                 said = "ends with this program, as its local.on_disconnect says"
                 rows += [(Span(f"  {line}", "warn"),) for line in wrap(said, width - 2)]
+        if all(run.ends_with_us for run in self._runs):
+            return [*rows, ()]
         said = "Left running, they go on without this program, and it finds them at its next start."
         return [*rows, (), *((Span(line, "dim"),) for line in wrap(said, width)), ()]
 

@@ -28,7 +28,7 @@ class SaveDialog(Dialog[str]):
         del width
         return [
             (Span("TOML, in ", "dim"), Span(str(self._folder))),
-            (Span("for this form, and for --config on the command line", "dim"),),
+            (Span("for this form, and by its name for composer-tui run", "dim"),),
             (Span("replaces your preset of that name", "warn"),)
             if self._name in self._taken
             else (),

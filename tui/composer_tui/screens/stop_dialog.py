@@ -25,7 +25,10 @@ def what_is_saved(facts: StopFacts, mode: str) -> str:
     saved = facts.state.checkpoint.step if facts.state.checkpoint else 0
     if mode == GRACEFUL:
         if not done:
-            return "No step is done: there is nothing to save. The run ends at once."
+            return (
+                "No step is done yet. A step that has begun is finished and saved; before that, "
+                "the run ends without a checkpoint."
+            )
         return (
             f"Finishes the step it is in and saves a checkpoint of it, then ends. After "
             f"{duration(facts.grace_seconds)} without an end it is ended by force."

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from composer_tui.runners.replay import ReplayRun
 from composer_tui.runs.feed import RunFeed
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 
@@ -11,23 +10,22 @@ from composer_tui.runs.folder import DamagedFolder, RunFolder
 class Watch:
     """A run's folder, what was read of it, and since when there is something to wait for.
 
-    ``launched_at`` is unix seconds; ``replay`` is set for a recording that is being played.
+    ``launched_at`` is unix seconds.
     """
 
     folder: RunFolder
     feed: RunFeed
     launched_at: float
     name: str
-    replay: ReplayRun | None = None
 
     @classmethod
-    def of(cls, folder: RunFolder, now: float, replay: ReplayRun | None = None) -> "Watch":
+    def of(cls, folder: RunFolder, now: float) -> "Watch":
         """Begin to read a folder; a damaged record does not matter to its events."""
         try:
             record = folder.read_record()
         except DamagedFolder:
-            return cls(folder, RunFeed(folder), now, folder.run_id, replay)
-        return cls(folder, RunFeed(folder), record.created_at, record.config.name, replay)
+            return cls(folder, RunFeed(folder), now, folder.run_id)
+        return cls(folder, RunFeed(folder), record.created_at, record.config.name)
 
     @property
     def run_id(self) -> str:

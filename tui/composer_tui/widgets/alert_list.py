@@ -31,8 +31,8 @@ class AlertList(Pane):
 
     title = "alerts"
     help_text = (
-        "What the engine raised: numbers that are not finite, steps that taught nothing, memory, "
-        "stalls, spikes. The newest is on top; f gives the pane the whole screen."
+        "What the engine raised: numbers that are not finite, steps that taught nothing, a disk "
+        "that is full. The newest is on top; f gives the pane the whole screen."
     )
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002

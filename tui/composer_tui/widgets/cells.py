@@ -46,14 +46,14 @@ def fit_right(text: str, cells: int, ellipsis: str = "…") -> str:
     return " " * (cells - cell_len(text)) + text
 
 
-def fit_row(row: Row, cells: int) -> Row:
+def fit_row(row: Row, cells: int, ellipsis: str = "…") -> Row:
     """A row of exactly ``cells`` cells."""
     spans: list[Span] = []
     left = cells
     for span in row:
         size = cell_len(span.text)
         if size > left:
-            spans.append(Span(cut(span.text, left), span.style))
+            spans.append(Span(cut(span.text, left, ellipsis), span.style))
             left -= cell_len(spans[-1].text)
             break
         spans.append(span)

@@ -43,7 +43,8 @@ class CellWidget(Widget):
         width, height = self.content_size
         if width <= 0 or height <= 0 or not self.is_attached:
             return
-        rows = [fit_row(row, width) for row in self.build(width, height)[:height]]
+        built = self.build(width, height)[:height]
+        rows = [fit_row(row, width, self.glyphs.ellipsis) for row in built]
         if len(rows) != len(self._rows) or width != self._painted_width:
             self._rows, self._painted_width = rows, width
             self._strips = [self._strip(row, width) for row in rows]
