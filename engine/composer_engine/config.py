@@ -5,11 +5,11 @@ are laid over each other, each value remembering where it came from, and only th
 turned into a frozen `RunConfig`. So every error can say which file and line, or which setting.
 """
 
+import contextlib
 import difflib
 import hashlib
 import math
 import re
-import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
@@ -21,10 +21,11 @@ from msgspec import Meta
 
 from composer_engine.config_file import ConfigSyntaxError, FileKind, Table, Value, read_table
 
+_SHOWN = 60  # characters of a wrong value
 BUILTIN = "builtin"
 
 Text = Annotated[str, Meta(max_length=4096)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
 Weight = Annotated[float, Meta(ge=0)]
 Unit = Annotated[float, Meta(ge=0, le=1)]
 
@@ -299,7 +300,7 @@ def _convert_leaf(field: Field, value: object, *, strict: bool = False) -> Any:
 
 def _plain(message: str, field: Field, value: object) -> str:
     """msgspec's words, in ours: what is expected, and what was found."""
-    shown = textwrap.shorten(repr(value), 60, placeholder="...")
+    shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[: _SHOWN - 3] + "..."
     if field.choices:
         return f"expected one of {', '.join(field.choices)}, not {shown}"
     expected = re.split(" - at |, got ", message, maxsplit=1)[0]
@@ -319,6 +320,9 @@ def _plain(message: str, field: Field, value: object) -> str:
 
 
 def _unknown_field(path: str) -> str:
+    inside = [name for name in FIELDS if name.startswith(path + ".")]
+    if inside:
+        return f"is a section; its fields are {', '.join(inside)}"
     near = difflib.get_close_matches(path, [*FIELDS], n=1, cutoff=0.5)
     if not near:
         leaf = path.rpartition(".")[2]
@@ -360,6 +364,27 @@ def build(values: Iterable[Value]) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def remembered(tree: object) -> RunConfig:
+    """A run as another version wrote it: what this one does not know, or refuses, is passed over.
+
+    For reading what ran, never for running it.
+    """
+    kept: dict[str, Any] = {}
+    for field in FIELDS.values():
+        value: Any = tree
+        *sections, name = field.path.split(".")
+        for section in (*sections, name):
+            value = value.get(section) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
+        table = kept
+        for section in sections:
+            table = table.setdefault(section, {})
+        with contextlib.suppress(ConfigError):
+            table[name] = _convert_leaf(field, value, strict=True)
+    return msgspec.convert(kept, RunConfig)
 
 
 def _contradictions(config: RunConfig) -> Iterator[ConfigProblem]:

@@ -46,8 +46,8 @@ class StopRequest:
         if self._signals == 1:
             self.ask(f"asked by {name}")
         else:
-            message = f"a second signal ({name}) ended the run at once"
-            hint = "work since the last checkpoint is lost; one signal saves it"
+            message = f"asked a second time ({name}): the run ended at once, without saving"
+            hint = "work since the last checkpoint is lost; a graceful stop saves it"
             self._emitter.abort(RunFailed(kind="killed", message=message, hint=hint))
 
 

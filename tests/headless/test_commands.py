@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -266,3 +267,61 @@ def test_a_detached_run_goes_on_without_us_and_a_killed_one_ends_failed(tmp_path
     assert isinstance(events[-1], RunFailed)
     assert events[-1].kind == "killed"
     assert follower.returncode == 1
+
+
+def test_an_export_follows_links_and_feeds_pipes_instead_of_replacing_them(
+    smoke: SmokeRun, tmp_path: Path
+) -> None:
+    real, link, pipe = (tmp_path / name for name in ("real.csv", "link.csv", "pipe"))
+    real.write_text("old")
+    link.symlink_to(real)
+    assert call("export", "last", "-o", str(link), runs=smoke.runs).returncode == 0
+    assert link.is_symlink()
+    assert real.read_text().startswith("step,")
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert call("export", "last", "-o", str(pipe), runs=smoke.runs).returncode == 0
+    assert reader.communicate(timeout=30)[0] == real.read_bytes()
+
+
+def test_looking_at_folders_that_are_no_runs_writes_nothing_into_them(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").touch()
+    os.utime(tmp_path / "src", (0, 0))
+    call("runs", runs=tmp_path)
+    assert [path.name for path in (tmp_path / "src").iterdir()] == ["a.py"]
+
+
+def test_pipes_loops_and_names_that_are_not_utf_8_do_not_hide_the_runs(tmp_path: Path) -> None:
+    for name in ("x", "y", os.fsdecode(b"bad\xff")):
+        (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "x" / "events.jsonl")
+    os.mkfifo(tmp_path / "y" / "run.json")
+    (tmp_path / "loop").symlink_to("loop")
+    listed = json.loads(call("runs", "--json", runs=tmp_path).stdout)
+    assert {run["run_id"] for run in listed} == {"x", "y", "bad\ufffd"}
+
+
+def test_a_run_of_another_version_is_still_shown(smoke: SmokeRun, tmp_path: Path) -> None:
+    shutil.copytree(smoke.runs, tmp_path / "runs")
+    (record,) = (tmp_path / "runs").glob("*/run.json")
+    tree = json.loads(record.read_bytes())
+    tree["config"]["loss"] |= {"new_weight": 1.0, "jsd_beta": "half"}
+    tree["config"]["new_section"] = {"x": 1}
+    tree["new"] = True
+    record.write_text(json.dumps(tree))
+    shown = json.loads(call("show", "last", "--json", runs=tmp_path / "runs").stdout)
+    assert shown["life"] == "finished"
+    assert shown["config"]["optimizer"]["steps"] == STEPS
+
+
+def test_what_is_no_event_is_left_out_of_the_json_stream(smoke: SmokeRun, tmp_path: Path) -> None:
+    shutil.copytree(smoke.runs, tmp_path / "runs")
+    (events,) = (tmp_path / "runs").glob("*/events.jsonl")
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(
+        b"".join([*lines[:20], b"\xff\x00garbage\n", b'{"event":"st\n', *lines[20:]])
+    )
+    watched = call("watch", "last", "--json", runs=tmp_path / "runs")
+    assert watched.stdout == smoke.done.stdout
+    assert b"left out 2 lines" in watched.stderr

@@ -134,7 +134,7 @@ def test_a_run_whose_files_are_folders_is_listed_too(store: RunStore) -> None:
     folder.events_path.mkdir()
     (store.root / "a-file").write_text("no run")
     [summary] = store.summaries()
-    assert "run.json cannot be read" in summary.damage
+    assert "run.json is not a file" in summary.damage
     assert "events.jsonl cannot be read" in summary.damage
 
 

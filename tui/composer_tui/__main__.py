@@ -1,11 +1,19 @@
 """``composer-tui``: the app in a terminal, and a command for everything it can do."""
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
-    sys.exit(_open() if len(sys.argv) == 1 else _command())
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    try:
+        status = _open() if len(sys.argv) == 1 else _command()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
 
 
 def _open() -> int:

@@ -8,7 +8,7 @@ top one `Moment`. Nothing happens per event, and a screen that is not on top cos
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,7 +35,7 @@ from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore
 from composer_tui.screens.base import BaseScreen, Moment
-from composer_tui.screens.fleet import Fleet
+from composer_tui.screens.fleet import Fleet, StopFacts
 from composer_tui.screens.monitor import MonitorScreen
 from composer_tui.screens.themes import DARK, LIGHT, chart_colours
 from composer_tui.screens.watch import Watch
@@ -320,22 +320,24 @@ class ComposerApp(App[None]):
     def _stop_asked(self, message: StopAsked) -> None:
         self._ask_to_stop([message.run_id])
 
-    def _ask_to_stop(self, run_ids: Iterable[str], *, then_quit: bool = False) -> None:
-        found = [self._fleet.stop_facts(run, self._known_state(run)) for run in run_ids]
-        facts = [fact for fact in found if fact is not None]
-        if not facts:
+    def _ask_to_stop(self, run_ids: Sequence[str], *, then_quit: bool = False) -> None:
+        def ask() -> list[StopFacts]:
+            found = [self._fleet.stop_facts(run, self._known_state(run)) for run in run_ids]
+            return [facts for facts in found if facts is not None]
+
+        if not ask():
             self.notify("this run has ended: there is nothing to stop", markup=False)
             return
 
         def stop(mode: StopMode | None) -> None:
             if mode is not None:
                 self._quits_when_stopped = then_quit
-                for fact in facts:
-                    self._stop(fact.run_id, mode)
+                for facts in ask():
+                    self._stop(facts.run_id, mode)
 
         from composer_tui.screens.stop_dialog import StopDialog
 
-        self.push_screen(StopDialog(facts), stop)
+        self.push_screen(StopDialog(ask), stop)
 
     def _stop(self, run_id: str, mode: StopMode) -> None:
         handle = self._fleet.get(run_id)

@@ -91,9 +91,10 @@ def cli(context: click.Context, runs_dir: Path | None) -> int:
 
 
 def _store(context: click.Context) -> RunStore:
+    from composer_engine.config_file import expanded
     from composer_tui.runs.store import RunStore, default_runs_dir
 
-    return RunStore(context.obj or default_runs_dir())
+    return RunStore(expanded(str(context.obj)) if context.obj else default_runs_dir())
 
 
 def _find(context: click.Context, text: str) -> RunFolder:
@@ -116,7 +117,7 @@ def _open(context: click.Context, run: RunFolder | None, speed: float | None = N
     from composer_tui.open_app import NoTerminal, open_app
 
     try:
-        return open_app(context.obj, run=run, replay_speed=speed)
+        return open_app(_store(context).root, run=run, replay_speed=speed)
     except NoTerminal as problem:
         raise UsageProblem(str(problem)) from None
 
@@ -161,7 +162,7 @@ def run(
     if preset is None and config_file is None:
         raise UsageProblem("say what to run: a preset (such as smoke) or --config FILE")
     try:
-        under = Presets().values(preset) if preset else []
+        under = Presets().values(preset) if preset is not None else []
         over = file_values(config_file) if config_file else []
         config = build([*under, *over, *setting_values(settings)])
         if detach and config.local.on_disconnect == "stop":

@@ -16,15 +16,28 @@ def export_run(folder: RunFolder, kind: ExportFormat, output: Path | None) -> in
             raise ExportError("Parquet is not for a terminal: name a file with -o")
         export(folder, kind, sys.stdout.buffer)
         return 0
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    if not output.name or output.is_dir():
+        raise ExportError("-o needs the name of a file")
+    try:
+        target = output.resolve()  # of a link: what it points to is written, the link stays
+        if target.exists() and not target.is_file():
+            with target.open("wb") as stream:  # a pipe or a device is written to, not replaced
+                export(folder, kind, stream)
+        else:
+            _export_whole(folder, kind, target)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ExportError(f"cannot write {output}: {reason}") from None
+    print(output, file=sys.stderr)
+    return 0
+
+
+def _export_whole(folder: RunFolder, kind: ExportFormat, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
             export(folder, kind, file)
-        partial.replace(output)
-    except OSError as error:
-        raise ExportError(f"cannot write {output}: {error.strerror}") from None
+        partial.replace(target)
     finally:
         with contextlib.suppress(OSError):  # the folder that could not be written to
             partial.unlink(missing_ok=True)
-    print(output, file=sys.stderr)
-    return 0

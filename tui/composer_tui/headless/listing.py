@@ -30,7 +30,9 @@ def print_runs(store: RunStore, *, as_json: bool) -> int:
     settle_all(store)
     summaries = store.summaries()
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(summaries) + b"\n")
+        # A folder's name need not be UTF-8; JSON must be.
+        named = [msgspec.structs.replace(s, run_id=clean(s.run_id)) for s in summaries]
+        sys.stdout.buffer.write(msgspec.json.encode(named) + b"\n")
     elif not summaries:
         print(f"no runs in {store.root}; start one: composer-tui run smoke")
     else:

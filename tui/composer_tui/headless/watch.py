@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from composer_engine.protocol import Unrecognized
 from composer_tui.headless.follow import follow
 from composer_tui.headless.listing import run_facts
 from composer_tui.headless.narrator import Narrator, failure_lines, step_line
@@ -27,17 +28,21 @@ def tell_to_end(
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
     """Follow to the end. With ``as_json`` stdout gets the event lines as they are, only those."""
-    state = RunState()
+    state, foreign = RunState(), 0
     with Narrator(quiet=as_json) as narrator:
         narrator.say(heading)
         for line in follow(handle, wait=wait):
             if line is None:
                 continue
-            if as_json:
+            if isinstance(line.event, Unrecognized) and line.event.seq is None:
+                foreign += 1  # torn by a kill, or nothing of the stream's at all
+            elif as_json:
                 sys.stdout.buffer.write(line.raw + b"\n")
                 sys.stdout.buffer.flush()
             state = advance(state, line.event)
             narrator.tell(line.event)
+    if foreign:
+        print(f"composer-tui: left out {foreign} lines that are no events", file=sys.stderr)
     if not state.ended:
         # The engine is gone and its folder could not be given a last word.
         print("composer-tui: the run is over and does not say how", file=sys.stderr)

@@ -284,6 +284,8 @@ class LocalRun:
 
     def _write_last_word(self, stopped_with: str) -> bool:
         """False when another handle is at it: it will be done by the next call."""
+        if self._record is None and self.folder.read_process() is None:
+            return True  # a folder that no run has made is nobody's to write in
         with self.folder.lock() as ours:
             if not ours:
                 return False

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from composer_engine.config import RunConfig
+from composer_engine.config import RunConfig, remembered
 from composer_engine.contract import EVENTS_FILE, PROCESS_FILE, STOP_FILE
 
 RECORD_VERSION = 1
@@ -102,8 +102,14 @@ class RunFolder:
         return self.path / ".stopping"
 
     def read_record(self) -> RunRecord:
-        """Raises `DamagedFolder`."""
-        return _read_json(self.record_path, RunRecord)
+        """Raises `DamagedFolder`. A configuration of another version is read as far as it goes."""
+        tree = _read_json(self.record_path, dict[str, object])
+        config = remembered(tree.pop("config", None))
+        try:
+            record = msgspec.convert({**tree, "config": msgspec.to_builtins(config)}, RunRecord)
+        except msgspec.ValidationError as error:
+            raise DamagedFolder(f"{self.record_path.name} is damaged: {error}") from None
+        return record
 
     def write_record(self, record: RunRecord) -> None:
         """Replaces the record whole: a reader sees the old one or the new one."""
@@ -148,6 +154,8 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _read_json(path: Path, kind: type[_T]) -> _T:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+            raise DamagedFolder(f"{path.name} is not a file")
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         raise DamagedFolder(f"{path.name} is missing") from None

@@ -1,9 +1,12 @@
 """The two ends of an events file: what it begins and ends with, and how a last word is added."""
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -39,9 +42,18 @@ def read_line(line: bytes) -> Event | Unrecognized:
     return Unrecognized(text=text, reason="a number out of range", seq=seq)
 
 
+def _open(path: Path) -> BinaryIO:
+    """Raises OSError, also for what is no file: reading a pipe would wait for its writer."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is not a file", str(path))
+    return os.fdopen(fd, "rb")
+
+
 def read_head(path: Path, limit: int = _BLOCK) -> list[Event | Unrecognized]:
     """The whole lines of the first ``limit`` bytes. Raises OSError."""
-    with path.open("rb") as file:
+    with _open(path) as file:
         return [read_line(line) for line in Framer().feed(file.read(limit)) if line]
 
 
@@ -50,7 +62,7 @@ def read_tail(path: Path, limit: int = _BLOCK) -> list[Event | Unrecognized]:
 
     A last line that is not finished is no line.
     """
-    with path.open("rb") as file:
+    with _open(path) as file:
         start = max(0, file.seek(0, os.SEEK_END) - limit)
         file.seek(max(0, start - 1))
         data = file.read()

@@ -200,7 +200,10 @@ class RunStore:
 
 
 def _is_run(entry: "os.DirEntry[str]") -> bool:
-    return not entry.name.startswith(".") and entry.is_dir()
+    try:
+        return not entry.name.startswith(".") and entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -228,7 +231,7 @@ def _summarise(folder: RunFolder) -> RunSummary:
     failure = state.failure
     return RunSummary(
         run_id=folder.run_id,
-        name=record.config.name if record else folder.run_id,
+        name=record.config.name if record else clean(folder.run_id),
         created_at=record.created_at if record else _changed_at(folder),
         life=state.life,
         steps=state.last.step if state.last else 0,

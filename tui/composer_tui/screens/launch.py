@@ -189,7 +189,9 @@ class LaunchScreen(BaseScreen):
             "advanced fields, F2 hides them" if shown else "advanced fields: F2"
         )
         if shown:
-            self.query_one("#advanced").query(Field).first().control.focus()
+            control = self.query_one("#advanced").query(Field).first().control
+            control.focus()
+            self.call_after_refresh(control.scroll_visible)
 
     def action_diff(self) -> None:
         """Show what differs from the preset."""

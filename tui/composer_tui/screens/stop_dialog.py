@@ -1,6 +1,6 @@
 """The question before a run is stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -16,6 +16,7 @@ from composer_tui.widgets.cells import Row, Span, wrap
 from composer_tui.widgets.choice import Choice
 
 GRACEFUL, NOW = "graceful", "now"
+_RENEW_SECONDS = 0.5
 _MODES: dict[str, StopMode] = {GRACEFUL: "graceful", NOW: "now"}
 
 
@@ -33,6 +34,8 @@ def what_is_saved(facts: StopFacts, mode: str) -> str:
             f"Finishes the step it is in and saves a checkpoint of it, then ends. After "
             f"{duration(facts.grace_seconds)} without an end it is ended by force."
         )
+    if not done:
+        return "Ends at once, before its first step."
     if done <= saved:
         return "Ends at once. Nothing is lost: the newest step is in a checkpoint."
     lost = done - saved
@@ -67,10 +70,22 @@ class StopDialog(Dialog[StopMode]):
         Binding("n", f"mode('{NOW}')", "Now", show=False, id="stop.now"),
     ]
 
-    def __init__(self, facts: Sequence[StopFacts]) -> None:
+    def __init__(self, ask: Callable[[], Sequence[StopFacts]]) -> None:
+        """``ask`` answers what is known now: a run goes on while a person thinks."""
         super().__init__()
-        self._facts = facts
+        self._ask = ask
+        self._facts = ask()
         self._mode = GRACEFUL
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.set_interval(_RENEW_SECONDS, self._renew)
+
+    def _renew(self) -> None:
+        facts = self._ask()
+        if facts and facts != self._facts:
+            self._facts = facts
+            self.show_rows()
 
     def heading(self) -> str:
         return "Stop this run?" if len(self._facts) == 1 else f"Stop {len(self._facts)} runs?"
