@@ -52,7 +52,7 @@ _BREATH_SECONDS = 0.001  # between slices: enough for a key to be read and answe
 _SETTLE_SECONDS = 0.5
 _LIST_SECONDS = 1.0
 _TWICE_SECONDS = 2.0
-_WIDTHS = [(0, "-slim"), (60, "-narrow"), (100, "-normal"), (160, "-wide")]
+_WIDTHS = [(0, "-slim"), (72, "-narrow"), (100, "-normal"), (160, "-wide")]
 _HEIGHTS = [(0, "-tiny"), (20, "-short"), (32, "-normal-height"), (50, "-tall")]
 
 
