@@ -115,7 +115,7 @@ def test_a_second_signal_ends_a_long_step_at_once(start: Start, random_model: Pa
     last = ending(engine)
     assert isinstance(last, RunFailed)
     assert last.kind == "killed"
-    assert "second signal" in last.message
+    assert "asked a second time" in last.message
     assert engine.steps() == []
 
 

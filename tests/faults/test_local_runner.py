@@ -402,6 +402,19 @@ def test_a_run_that_is_still_being_launched_is_asked_by_file(runner: LocalRunner
     assert folder.stop_path.exists()
 
 
+def test_a_group_that_an_engine_does_not_lead_is_never_touched(runner: LocalRunner) -> None:
+    bystander = subprocess.Popen(["sleep", "600"], process_group=0)
+    try:
+        folder = runner.store.create(RunConfig(name="w"), "local", time.time() - 60)
+        gone = ProcessRef(pid=2**22 - 3, start_time=1.0, pgid=bystander.pid)
+        folder.process_path.write_bytes(msgspec.json.encode(gone))
+        assert runner.attach(folder).stop("now").how == "was already over"
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_a_pid_that_is_used_again_is_nobody(runner: LocalRunner) -> None:
     folder = runner.store.create(RunConfig(name="w"), "local", time.time() - 60)
     us = ProcessRef(pid=os.getpid(), start_time=1.0, pgid=os.getpgid(0))

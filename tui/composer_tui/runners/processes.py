@@ -55,8 +55,10 @@ def members(ref: ProcessRef | None, run_id: str) -> list[psutil.Process]:
     own still does.
     """
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    if ref is not None and not is_alive(ref, run_id) and _is_reused(ref):
-        ref = None  # the group's number belongs to somebody else now
+    if ref is not None and (ref.pid != ref.pgid or _belongs_to_another(ref, run_id)):
+        # An engine leads its own group. A group that it did not lead, or whose number has gone to
+        # somebody else, is not its own, and nobody in it is ours to end.
+        ref = None
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         if _in_group(process.pid, ref) or _has_mark(process, run_id):
@@ -78,7 +80,10 @@ def _runs(process: psutil.Process) -> bool:
         return True
 
 
-def _is_reused(ref: ProcessRef) -> bool:
+def _belongs_to_another(ref: ProcessRef, run_id: str) -> bool:
+    """The engine is gone, and a later process has its number."""
+    if is_alive(ref, run_id):
+        return False
     now = process_ref(ref.pgid)
     return now is not None and abs(now.start_time - ref.start_time) > _START_TOLERANCE_SECONDS
 
