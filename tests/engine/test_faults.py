@@ -224,7 +224,7 @@ def chatter() -> None:
     def chatty(batch: object) -> object:
         print("a library says hello")
         os.write(1, b"straight to the descriptor\n")
-        sys.__stdout__.write("through the original stdout\n")  # type: ignore[union-attr]
+        sys.__stdout__.write("through the original stdout\n")  # type: ignore[union-attr]  # it is open here
         subprocess.run(["echo", "from a child"], check=True)
         return original(batch)
 
@@ -407,10 +407,10 @@ def full_disk() -> None:
     def limited(self: module.Checkpoints, step: int, write: object) -> None:
         limit = 65_536 if step == 3 else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        save(self, step, write)  # type: ignore[arg-type]
+        save(self, step, write)  # type: ignore[arg-type]  # stands in for a method
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
-    module.Checkpoints.save = limited  # type: ignore[method-assign]
+    module.Checkpoints.save = limited  # type: ignore[method-assign]  # a disk that fills up, inside a real engine
 
 
 # ---------------------------------------------------------------- refused before it begins

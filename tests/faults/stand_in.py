@@ -20,7 +20,7 @@ children: list[subprocess.Popen[bytes]] = []
 
 
 def emit(**event: object) -> None:
-    global seq  # noqa: PLW0603
+    global seq  # noqa: PLW0603  # a script of one run, with one count
     line = json.dumps({"event": event.pop("event"), "seq": seq, "time": time.time(), **event})
     with (folder / "events.jsonl").open("a") as file:
         file.write(line + "\n")

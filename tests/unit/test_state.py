@@ -47,8 +47,8 @@ def test_every_life_knows_what_every_turn_makes_of_it() -> None:
 
 
 @pytest.mark.parametrize("life", sorted(ENDED))
-def test_only_the_next_attempt_brings_a_run_back_to_life(life: str) -> None:
-    ends = {turn for turn in TURNS if LIFE_CYCLE[life, turn] in ENDED}  # type: ignore[index]
+def test_only_the_next_attempt_brings_a_run_back_to_life(life: Life) -> None:
+    ends = {turn for turn in TURNS if LIFE_CYCLE[life, turn] in ENDED}
     assert ends == {"run_finished", "run_stopped", "run_failed"}
 
 
