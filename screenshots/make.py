@@ -3,7 +3,8 @@
     uv run --group screenshots python screenshots/make.py
 
 SVG is the app's own, with braille drawn as dots, because most fixed-width fonts have none; PNG is
-made from it with cairo and the DejaVu Sans Mono font.
+made from it with cairo and the DejaVu Sans Mono font. What is live on Modal is made up in
+`cloud_scene`, at the prices that the program ships; the clock starts at the same moment each time.
 """
 
 import asyncio
@@ -11,15 +12,19 @@ import html
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import cairosvg
 import msgspec
 import psutil
+from cloud_scene import alarm, live_apps, make_cloud_run, save_preset
+from textual.message import Message
 from textual.pilot import Pilot
 
 from composer_engine.config import load
@@ -32,6 +37,7 @@ from composer_engine.protocol import (
     encode,
 )
 from composer_tui.app import ComposerApp
+from composer_tui.cloud.notebook import only_follower
 from composer_tui.runners.last_word import Death, last_word
 from composer_tui.runners.local import LocalRunner
 from composer_tui.runs.folder import RunFolder
@@ -41,14 +47,27 @@ HERE = Path(__file__).parent
 WIDE, SMALL = (120, 40), (80, 24)
 LIVE_AT_STEP = 112
 DAY_SECONDS = 86_400.0
+STARTS_AT = 1_795_183_920.0  # 2026-11-20 14:12 UTC
+
+News = Callable[[float], Sequence[Message]]
+
+
+def nothing(_: float) -> Sequence[Message]:
+    """No account."""
+    return ()
 
 
 class Shot(NamedTuple):
-    """One picture: which keys lead to it from the monitor of the newest run, and at what size."""
+    """One picture: which keys lead to it from the monitor of the newest run, and at what size.
+
+    ``news`` is what the app hears of Modal before them; with ``cloud`` the newest run is there.
+    """
 
     name: str
     keys: Sequence[str]
     size: tuple[int, int]
+    news: News = nothing
+    cloud: bool = False
 
 
 SHOTS = [
@@ -61,6 +80,13 @@ SHOTS = [
     Shot("stop-80x24", ["K"], SMALL),
     Shot("failed-80x24", ["3", "down", "enter"], SMALL),
     Shot("help-120x40", ["question_mark"], WIDE),
+    Shot("apps-80x24", ["4", "down"], SMALL, live_apps),
+    Shot("apps-120x40", ["4", "down"], WIDE, live_apps),
+    Shot("apps-kill-120x40", ["4", "space", "space", "K"], WIDE, live_apps),
+    Shot("launch-modal-120x40", ["1", "space", "tab", "space"], WIDE, live_apps),
+    Shot("launch-modal-80x24", ["1", "space", "tab", "space"], SMALL, live_apps),
+    Shot("monitor-cloud-120x40", ["tab", "tab", "s", "s"], WIDE, live_apps, cloud=True),
+    Shot("alarm-80x24", [], SMALL, alarm),
 ]
 
 
@@ -92,8 +118,8 @@ def make_run(store: RunStore, events: list[Event], ended_at: float, *settings: s
     return folder
 
 
-def make_runs(store: RunStore) -> None:
-    """A history, all of it from one recording: finished, stopped, killed, live."""
+def make_runs(store: RunStore, *, cloud: bool) -> RunFolder:
+    """A history, all of it from one recording: finished, stopped, killed, live. The live one."""
     events, now = recorded(), time.time()
     make_run(store, events, now - 2 * DAY_SECONDS, "name=grpo-only", "loss.sdpo_weight=0")
     make_run(store, events, now - DAY_SECONDS, "name=smoke")
@@ -101,23 +127,35 @@ def make_runs(store: RunStore) -> None:
     make_run(store, ended_with(up_to(events, 90), stopped), now - 9000, "name=sdpo-half")
     killed = last_word(Death(status=-signal.SIGKILL), [])
     make_run(store, ended_with(up_to(events, 64), killed), now - 1500, "name=bigger-batch")
-    live = make_run(store, up_to(events, LIVE_AT_STEP), now, "name=smoke")
+    going = up_to(events, LIVE_AT_STEP)
+    if cloud:
+        return make_cloud_run(store, going, now)
+    live = make_run(store, going, now, "name=smoke")
     me = psutil.Process()
     who = {"pid": me.pid, "start_time": me.create_time(), "pgid": os.getpgid(0)}
     live.process_path.write_bytes(msgspec.json.encode(who))
+    return live
 
 
 async def take(shot: Shot, root: Path) -> str:
     """The SVG of one shot, from a fresh start of the app."""
     store = RunStore(root / "runs")
-    make_runs(store)
-    app = ComposerApp(
-        store,
-        runner=LocalRunner(store),
-        presets_dir=root / "presets",
-        environ={},
-    )
+    live = make_runs(store, cloud=shot.cloud)
+    presets = root / "presets"
+    if shot.news is live_apps:
+        save_preset(presets)
+    app = ComposerApp(store, runner=LocalRunner(store), presets_dir=presets, environ={})
+    with ExitStack() as held:
+        if shot.cloud:
+            held.enter_context(only_follower(live))  # nobody has to ask Modal for it
+        return await _take(app, shot)
+
+
+async def _take(app: ComposerApp, shot: Shot) -> str:
     async with app.run_test(size=shot.size) as pilot:
+        await settled(app, pilot)
+        for message in shot.news(time.time()):
+            app.post_message(message)
         await settled(app, pilot)
         for key in shot.keys:
             await pilot.press(key)
@@ -189,10 +227,21 @@ def _dots(mask: int, left: float, baseline: float) -> list[tuple[float, float]]:
     ]
 
 
-def main() -> None:
-    for shot in SHOTS:
+def start_clock() -> None:
+    """The time of day is the same in each picture, and goes on."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    began = time.monotonic()
+    time.time = lambda: STARTS_AT + time.monotonic() - began
+
+
+def main(names: Sequence[str]) -> None:
+    """Makes these pictures, or all."""
+    for shot in (shot for shot in SHOTS if not names or shot.name in names):
+        start_clock()
         with tempfile.TemporaryDirectory() as root:
             os.environ["HOME"] = root  # which the app writes as ~
+            os.environ.pop("XDG_CACHE_HOME", None)
             svg = portable(asyncio.run(take(shot, Path(root))))
         (HERE / f"{shot.name}.svg").write_text(svg, "utf-8")
         png = HERE / f"{shot.name}.png"
@@ -201,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,6 +2,9 @@
 
 0: finished, also when it was asked to stop early. 1: failed. 2: it could not begin, because of
 the command line, the configuration, the data or the model.
+
+``torchrun --nproc-per-node N -m composer_engine ...`` trains with N processes, of which the first
+is the engine to everybody else.
 """
 
 import argparse
@@ -16,10 +19,11 @@ from composer_engine.contract import ENGINE_PACKAGES
 from composer_engine.data import load_data
 from composer_engine.emitter import Emitter, take_stdout
 from composer_engine.failures import SetupError, complain
-from composer_engine.lifeline import follow_parent, write_process_file
+from composer_engine.lifeline import die_with_parent, follow_parent, write_process_file
 from composer_engine.model_folder import model_folder
-from composer_engine.protocol import PhaseChanged, RunFinished
+from composer_engine.protocol import PhaseChanged, RunFailed, RunFinished
 from composer_engine.safety import StopRequest
+from composer_engine.world import World, check_split, this_world
 
 # The engine reads local folders. These keep every library below it from looking further.
 _OFFLINE = {
@@ -37,9 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     stdout = take_stdout()
     os.environ.update(_OFFLINE)
-    # One run, one device: with several in sight the Trainer would split batches over them.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    world = this_world()
+    if world.size == 1:
+        # With several devices in sight the Trainer would split each batch over them.
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        os.environ["CUDA_VISIBLE_DEVICES"] = first
     folder: Path | None = options.run_dir
+    if world.rank:
+        return _help(options, folder, world)
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,30 +60,48 @@ def main(arguments: list[str] | None = None) -> int:
             raise SetupError(f"cannot write the run folder {folder}: {error.strerror}") from error
         return _status(emitter)
     with emitter:
-        _attempt(options, folder, emitter)
+        _attempt(options, folder, emitter, world)
     return _status(emitter)
 
 
-def _attempt(options: argparse.Namespace, folder: Path | None, emitter: Emitter) -> None:
+def _help(options: argparse.Namespace, folder: Path | None, world: World) -> int:
+    """What a process does that trains along: it says nothing but, on stderr, why it failed."""
+    with Emitter(None, None) as silent:
+        _attempt(options, folder, silent, world)
+    last = silent.last
+    if isinstance(last, RunFailed) and last.kind != "config":  # rank 0 has that, too
+        complain(f"composer_engine: process {world.rank}: {last.message}")
+    return 0 if isinstance(last, RunFinished) else 1
+
+
+def _attempt(
+    options: argparse.Namespace, folder: Path | None, emitter: Emitter, world: World
+) -> None:
     """Everything that may fail once there is an emitter to say so."""
-    stop = StopRequest(emitter, folder)
+    stop = StopRequest(emitter, None if world.rank else folder)
     stop.listen()
-    follow_parent(stop.ask)
+    if world.size == 1:
+        follow_parent(stop.ask)
+    else:
+        die_with_parent()
     config = load(file=options.config, settings=options.set)
     emitter.emit(PhaseChanged(phase="loading"))
     _check_packages()
     model_folder(config.model.path)
     data = load_data(config.data.path, config.data.max_rows)
     _check_rows(config, len(data.tasks))
+    check_split(config, world.size)
+    if world.size > 1 and folder is None:
+        raise SetupError("several processes need one --run-dir to save in")
 
     from composer_engine.run import run
 
     run_id = options.run_id or (folder.name if folder else config.name)
     if folder is not None:
-        run(config, data, run_id, folder, emitter, stop)
+        run(config, data, run_id, folder, emitter, stop, world)
     else:
         with tempfile.TemporaryDirectory(prefix="composer-") as temporary:
-            run(config, data, run_id, Path(temporary), emitter, stop)
+            run(config, data, run_id, Path(temporary), emitter, stop, world)
 
 
 def _check_packages() -> None:

@@ -10,8 +10,12 @@ from composer_engine.config import RunConfig
 _SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
-def grpo_config(config: RunConfig, device: torch.device, folder: Path) -> GRPOConfig:
+def grpo_config(
+    config: RunConfig, device: torch.device, folder: Path, processes: int = 1
+) -> GRPOConfig:
     """TRL's arguments for this run; the trainer saves into ``folder``.
+
+    ``processes`` share each step's completions evenly.
 
     One generation feeds exactly one optimizer step, so the policy ratio is 1 and a checkpoint
     never falls between a rollout and its use. There is no KL term, so no reference model.
@@ -22,7 +26,7 @@ def grpo_config(config: RunConfig, device: torch.device, folder: Path) -> GRPOCo
     return GRPOConfig(
         output_dir=str(folder),
         max_steps=optimizer.steps,
-        per_device_train_batch_size=completions // optimizer.micro_batches,
+        per_device_train_batch_size=completions // optimizer.micro_batches // processes,
         gradient_accumulation_steps=optimizer.micro_batches,
         steps_per_generation=optimizer.micro_batches,
         num_generations=rollout.completions_per_prompt,
@@ -47,4 +51,5 @@ def grpo_config(config: RunConfig, device: torch.device, folder: Path) -> GRPOCo
         disable_tqdm=True,
         dataloader_pin_memory=on_cuda,
         push_to_hub=False,
+        ddp_find_unused_parameters=False,  # GRPO's forward has them all
     )

@@ -9,6 +9,7 @@ from composer_engine.config import RunConfig
 from composer_engine.emitter import Emitter
 from composer_engine.protocol import (
     AlertRaised,
+    Logged,
     PhaseChanged,
     SampleGenerated,
     StepCompleted,
@@ -60,7 +61,8 @@ class Reporter(TrainerCallback):
         step, control = self._trainer.state.global_step, self._trainer.control
         every = self._config.checkpoint.every_steps
         is_last = step >= self._config.optimizer.steps
-        ends = is_last or bool(self._stop.reason()) or self._guard.exhausted
+        asked = self._trainer.anywhere(bool(self._stop.reason()))
+        ends = is_last or asked or self._guard.exhausted
         control.should_training_stop = ends
         control.should_save = ends or (every > 0 and step % every == 0)
 
@@ -70,6 +72,8 @@ class Reporter(TrainerCallback):
         step = self._trainer.state.global_step
         self._emitter.emit(self._step_completed(step, logs))
         self._raise_alerts(step)
+        if notice := self._stop.notice():
+            self._emitter.emit(Logged(level="warning", message=notice))
         every = self._config.report.samples_every_steps
         if every and step % every == 0:
             self._emit_sample(step)

@@ -88,6 +88,28 @@ class Checkpoints:
                 self._emitter.emit(Logged(level="warning", message=message))
 
 
+class CheckpointPart:
+    """What a process does for a checkpoint whose owner is another one: its part, in staging.
+
+    Only the owner judges whether it became a checkpoint.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.staging = root / CHECKPOINTS_FOLDER / _STAGING
+
+    def save(self, step: int, write: Callable[[], None]) -> None:  # noqa: ARG002  # as the owner's
+        """Have ``write`` write. Out of memory is the only failure that ends the run."""
+        try:
+            write()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                raise
+            complain(f"a part of the checkpoint could not be saved: {error}")
+
+    def close(self) -> None:
+        """The owner cleans up."""
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -152,6 +152,62 @@ class LocalConfig(_Section, frozen=True, kw_only=True):
     ] = 30.0
 
 
+ModalName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class ModalConfig(_Section, frozen=True, kw_only=True):
+    gpu: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9!+-]{1,32}(:[0-9]{1,2})?$")], ...],
+        Meta(
+            max_length=8,
+            description="H100, or H100:2 for two; several: the first to be had; none: CPU only",
+        ),
+    ] = ("L4",)
+    cpu_cores: Annotated[
+        float, Meta(gt=0, le=64, description="physical cores reserved (more may be used, and cost)")
+    ] = 4.0
+    memory_mib: Annotated[int, Meta(ge=128, le=2**20, description="host memory reserved, MiB")] = (
+        16384
+    )
+    timeout_seconds: Annotated[
+        int, Meta(ge=1, le=86400, description="an attempt longer than this is ended by Modal")
+    ] = 3600
+    startup_timeout_seconds: Annotated[
+        int, Meta(ge=1, le=86400, description="time for a container to come up")
+    ] = 1200
+    retries: Annotated[
+        int, Meta(ge=0, le=10, description="new attempts after one that crashed; each costs anew")
+    ] = 0
+    region: Annotated[
+        str,
+        Meta(pattern=r"^[a-z0-9-]{0,32}$", description="such as us or us-west; costs 1.5 to 1.75x"),
+    ] = ""
+    cap_usd: Annotated[
+        float, Meta(gt=0, le=1e6, description="dollars at which the run saves and ends itself")
+    ] = 5.0
+    lease_minutes: Annotated[
+        float,
+        Meta(gt=0, le=60 * 24 * 30, description="after this it saves and ends, unless extended"),
+    ] = 120.0
+    stall_minutes: Annotated[
+        float, Meta(gt=0, le=60 * 24, description="so long without a step: save and end")
+    ] = 15.0
+    stop_grace_seconds: Annotated[
+        float, Meta(ge=0, le=3600, description="time to save after a graceful stop")
+    ] = 60.0
+    secrets: Annotated[
+        tuple[ModalName, ...], Meta(description="Modal secrets, attached where they exist")
+    ] = ()
+    environment: Annotated[
+        str,
+        Meta(pattern=r"^[A-Za-z0-9._-]{0,63}$", description="Modal environment; '' the default"),
+    ] = ""
+    runs_volume: Annotated[ModalName, Meta(description="volume that keeps runs")] = "composer-runs"
+    cache_volume: Annotated[ModalName, Meta(description="volume that keeps the HF cache")] = (
+        "composer-cache"
+    )
+
+
 class RunConfig(_Section, frozen=True, kw_only=True):
     """One run, whole. Every field has a default, so a preset names only what it changes."""
 
@@ -176,6 +232,7 @@ class RunConfig(_Section, frozen=True, kw_only=True):
     safety: SafetyConfig = SafetyConfig()
     report: ReportConfig = ReportConfig()
     local: LocalConfig = LocalConfig()
+    modal: ModalConfig = ModalConfig()
 
 
 class ConfigProblem(NamedTuple):

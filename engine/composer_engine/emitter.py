@@ -32,6 +32,7 @@ from composer_engine.protocol import (
 _BACKLOG_BYTES = 1 << 20
 _ABORT_SECONDS = 2.0
 _DURABLE = (*TERMINAL, CheckpointSaved)  # on disk before the engine goes on
+_UNSPOKEN = RunFailed(kind="killed", message="the previous attempt ended without a word")
 
 
 class Earlier(NamedTuple):
@@ -60,6 +61,22 @@ def read_earlier(path: Path) -> Earlier:
     return Earlier(next_seq, attempts + (not ended), ended, torn=not line.endswith(b"\n"))
 
 
+def end_unspoken(
+    stdout: int | None, folder: Path, failure: RunFailed, since_seq: int | None = None
+) -> None:
+    """Gives the last attempt its terminal event if it has none. For when its engine is gone.
+
+    With ``since_seq``, the ``next_seq`` before that engine began, one that said nothing at all
+    counts as an attempt, too.
+    """
+    earlier = read_earlier(folder / EVENTS_FILE)
+    if not earlier.ended:
+        Emitter(stdout, folder, unspoken=failure).close()
+    elif earlier.next_seq == since_seq:
+        with Emitter(stdout, folder) as emitter:
+            emitter.emit(failure)
+
+
 def take_stdout() -> int:
     """A private descriptor of stdout; from now on fd 1 is stderr, for every stray print."""
     sys.stdout.flush()
@@ -76,10 +93,15 @@ class Emitter:
     call `emit`; `abort` may be called from a signal handler. Nothing here raises for a reader
     that went away or a disk that is full: what could not be stored is kept (1 MiB at most),
     tried again with the next event, and counted in ``lost`` when it had to be dropped.
+    ``unspoken`` is said first, of an earlier attempt that left no terminal event.
     """
 
     def __init__(
-        self, stdout: int | None, folder: Path | None, clock: Callable[[], float] = time.time
+        self,
+        stdout: int | None,
+        folder: Path | None,
+        clock: Callable[[], float] = time.time,
+        unspoken: RunFailed = _UNSPOKEN,
     ) -> None:
         self.last: RunFinished | RunFailed | None = None
         self.lost = 0
@@ -100,9 +122,7 @@ class Emitter:
         if earlier.torn:
             self._backlog += b"\n"
         if not earlier.ended:
-            self._write(
-                RunFailed(kind="killed", message="the previous attempt ended without a word")
-            )
+            self._write(unspoken)
 
     def emit(self, event: Event) -> None:
         """Write one event, stamped. After a terminal event this does nothing."""
@@ -195,10 +215,14 @@ class Emitter:
             self._end(failure)
         elif self.last is None:
             self._end(RunFailed(kind="engine", message="the run ended without a result"))
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Let go of the file. Says nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        return True
 
     def _end(self, failure: RunFailed) -> None:
         with contextlib.suppress(OSError):  # the reader of stdout may be what failed

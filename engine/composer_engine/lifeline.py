@@ -32,6 +32,15 @@ def write_process_file(folder: Path) -> None:
     temporary.replace(folder / PROCESS_FILE)
 
 
+def die_with_parent() -> None:
+    """End at once when the process that started us does: torchrun's workers lead their own groups.
+
+    Linux alone can do that; elsewhere a torchrun that was killed leaves its workers.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def follow_parent(request_stop: Callable[[str], None]) -> None:
     """Ask for a stop when the launching program is gone. Does nothing without a heartbeat.
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -43,7 +44,9 @@ class Loaded(NamedTuple):
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The causal LM under a LoRA adapter; without one, the model itself."""
+    """The causal LM under a LoRA adapter and under what joins processes, where there are such."""
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
     inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
     return inner
 
@@ -54,10 +57,10 @@ def readable_tokens(causal_lm: PreTrainedModel) -> int | None:
     return int(limit) if limit else None
 
 
-def load_model(config: ModelConfig, seed: int) -> Loaded:
+def load_model(config: ModelConfig, seed: int, device_index: int = 0) -> Loaded:
     """Load as the config asks. Raises `SetupError` for a folder that holds no usable model."""
     folder = model_folder(config.path)
-    device = _pick_device(config.device)
+    device = _pick_device(config.device, device_index)
     try:
         tokenizer = _load_tokenizer(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -88,25 +91,25 @@ def non_finite_weights(model: torch.nn.Module) -> list[str]:
     ]
 
 
-def describe_device(device: torch.device) -> Device:
-    """The device as the run's first event tells it."""
+def describe_device(device: torch.device, count: int = 1) -> Device:
+    """The device as the run's first event tells it; one process has one of the ``count``."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         name = torch.cuda.get_device_name(device)
-        return Device(kind="cuda", name=name, count=1, total_bytes=total)
+        return Device(kind="cuda", name=name, count=count, total_bytes=total)
     import psutil
 
     total = psutil.virtual_memory().total
     return Device(kind="cpu", name=_cpu_name(), count=1, total_bytes=total)
 
 
-def _pick_device(asked: str) -> torch.device:
+def _pick_device(asked: str, index: int) -> torch.device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise SetupError(
             "model.device: cuda is not available here", "set model.device to auto or cpu"
         )
     cuda = torch.cuda.is_available() if asked == "auto" else asked == "cuda"
-    return torch.device("cuda", 0) if cuda else torch.device("cpu")
+    return torch.device("cuda", index) if cuda else torch.device("cpu")
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

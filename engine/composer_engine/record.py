@@ -1,12 +1,16 @@
 """What one optimizer step measured, gathered over its micro batches and read off once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from composer_engine.protocol import CHANNELS, Channels
+
+METRICS = ("sdpo_active_tokens", "replay_margin", "replay_accuracy", "replay_chosen_logp")
+_NAMES = (*CHANNELS, *METRICS)
 
 
 class Sample(NamedTuple):
@@ -47,7 +51,7 @@ class StepRecord:
     rollout_seconds: float = 0.0
     tokens: int = 0  # of the prompts and the completions
     has_advantage: bool = False
-    active_tokens: int = 0  # completion tokens under SDPO, over all micro batches
+    active_tokens: float = 0  # completion tokens under SDPO, all micro batches; a process's mean
     pairs: list[int] = field(default_factory=list)  # replayed, over all micro batches
     shares: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
@@ -61,14 +65,28 @@ class StepRecord:
         """One micro batch's share of a metric, a scalar."""
         self.sums.setdefault(metric, []).append(share.detach())
 
-    def close(self, grad_norm: torch.Tensor, weights: dict[str, float]) -> StepNumbers:
-        """The step's numbers; the device is waited for once, here."""
-        names = [*self.shares, *self.sums]
-        stacked = [torch.stack(parts).sum().float() for parts in self.shares.values()]
-        stacked += [torch.stack(parts).sum().float() for parts in self.sums.values()]
-        values = torch.stack([*stacked, grad_norm.float()]).tolist()
-        by_name = dict(zip(names, values[:-1], strict=True))
-        norm = values[-1]
+    def close(
+        self,
+        grad_norm: torch.Tensor,
+        weights: dict[str, float],
+        mean: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+    ) -> StepNumbers:
+        """The step's numbers; the device is waited for once, here.
+
+        ``mean`` is over all processes: each adds shares whose mean is the step's.
+        """
+        parts = self.shares | self.sums
+        nothing = torch.zeros((), device=grad_norm.device)
+        # In one order everywhere: a process may have had no part in a channel.
+        sums = [torch.stack(parts[n]).sum().float() if n in parts else nothing for n in _NAMES]
+        there = [nothing + (name in parts) for name in _NAMES]
+        *values, norm = mean(torch.stack([*sums, *there, grad_norm.float()])).tolist()
+        count = len(_NAMES)
+        by_name = {
+            name: value
+            for name, value, is_there in zip(_NAMES, values[:count], values[count:], strict=True)
+            if is_there
+        }
         channels = {name: by_name.get(name) for name in CHANNELS}
         # A channel that is zero by construction is absent, but its NaN is not hidden by that.
         if not self.has_advantage and _is_finite(channels["grpo"]):
@@ -80,7 +98,7 @@ class StepRecord:
             channels=Channels(**{n: v if _is_finite(v) else None for n, v in channels.items()}),
             loss=None if guilty or not live else sum(live),
             grad_norm=norm if math.isfinite(norm) else None,
-            metrics={name: by_name[name] for name in self.sums},
+            metrics={name: by_name[name] for name in METRICS if name in by_name},
             guilty=guilty,
         )
         return self.numbers
@@ -95,6 +113,10 @@ class Stepping(Protocol):
 
     def clock(self) -> float:
         """Seconds, once the device has done what it was asked so far."""
+        ...
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether it is true in any process. All of them must ask."""
         ...
 
 

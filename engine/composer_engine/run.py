@@ -1,7 +1,6 @@
 """One attempt from loaded data to its last event. Everything heavy is imported here."""
 
 import warnings
-from importlib import metadata
 from pathlib import Path
 
 import datasets
@@ -10,8 +9,9 @@ import transformers
 from transformers import PrinterCallback, ProgressCallback
 
 from composer_engine.callback import Reporter
-from composer_engine.checkpoint import Checkpoints
+from composer_engine.checkpoint import CheckpointPart, Checkpoints
 from composer_engine.config import RunConfig, config_hash
+from composer_engine.contract import PREEMPTED
 from composer_engine.data import Data
 from composer_engine.emitter import Emitter
 from composer_engine.failures import DataError, NonFiniteError
@@ -26,29 +26,39 @@ from composer_engine.protocol import (
     AlertRaised,
     Logged,
     PhaseChanged,
+    RunFailed,
     RunFinished,
     RunStarted,
 )
+from composer_engine.requirements import engine_version
 from composer_engine.safety import NonFiniteGuard, StopRequest
 from composer_engine.sampler import MemorySampler
 from composer_engine.throughput import Throughput, peak_flops
 from composer_engine.trainer import ComposerTrainer
+from composer_engine.world import World
 
 _SMALL_BF16_RATE = 1e-5
 _ONE_THREAD_PARAMETERS = 10_000_000
+_ALONE = World()
 
 
 def run(
-    config: RunConfig, data: Data, run_id: str, root: Path, emitter: Emitter, stop: StopRequest
+    config: RunConfig,
+    data: Data,
+    run_id: str,
+    root: Path,
+    emitter: Emitter,
+    stop: StopRequest,
+    world: World = _ALONE,
 ) -> None:
     """Train as configured, with checkpoints under ``root``; ends with `RunFinished`.
 
     Raises what ends it otherwise; the emitter turns that into `RunFailed`.
     """
     _quiet_libraries()
-    loaded = load_model(config.model, config.optimizer.seed)
+    loaded = load_model(config.model, config.optimizer.seed, world.local_rank)
     check_lengths(config, loaded, data)
-    device = describe_device(loaded.device)
+    device = describe_device(loaded.device, world.size)
     emitter.emit(
         RunStarted(
             run_id=run_id,
@@ -65,34 +75,42 @@ def run(
     if loaded.device.type == "cpu" and loaded.parameters < _ONE_THREAD_PARAMETERS:
         # Handing out so little work costs more than it saves, and stalls on a busy machine.
         torch.set_num_threads(1)
-    checkpoints = Checkpoints(root, config.checkpoint.keep, emitter)
+    checkpoints = (
+        CheckpointPart(root) if world.rank else Checkpoints(root, config.checkpoint.keep, emitter)
+    )
     try:
-        train(config, data, loaded, checkpoints, emitter, stop)
+        train(config, data, loaded, checkpoints, emitter, stop, world)
     finally:
         checkpoints.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def train(
     config: RunConfig,
     data: Data,
     loaded: Loaded,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | CheckpointPart,
     emitter: Emitter,
     stop: StopRequest,
+    world: World = _ALONE,
+    trainer_class: type[ComposerTrainer] = ComposerTrainer,
 ) -> ComposerTrainer:
     """The training itself, from a loaded model to `RunFinished`. Returns the trainer."""
-    trainer = ComposerTrainer(config, loaded, data, checkpoints)
+    trainer = trainer_class(config, loaded, data, checkpoints, world)
     guard = NonFiniteGuard(config.safety.non_finite_patience)
     peak = peak_flops(loaded.device, loaded.causal_lm.dtype)
-    throughput = Throughput(loaded.causal_lm.config.get_text_config(), peak)
+    everyones_peak = None if peak is None else peak * world.size
+    throughput = Throughput(loaded.causal_lm.config.get_text_config(), everyones_peak)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Reporter(config, emitter, stop, guard, trainer, throughput))
-    with MemorySampler(emitter, loaded.device, config.report.memory_every_seconds):
+    seconds = config.report.memory_every_seconds
+    with MemorySampler(emitter, loaded.device, seconds, world.size):
         if trainer.pairs:
             emitter.emit(PhaseChanged(phase="warming"))
             trainer.precompute_reference(stop.reason)
-        if not stop.reason():
+        if not trainer.anywhere(bool(stop.reason())):
             trainer.train()
     steps = trainer.state.global_step
     if guard.exhausted:
@@ -102,9 +120,12 @@ def train(
             "or set the weight of the channel named above to 0 to see whether it is the cause",
         )
     early = steps < config.optimizer.steps
-    emitter.emit(
-        RunFinished(steps=steps, stopped_early=early, reason=stop.reason() if early else "")
-    )
+    if early and stop.reason() == PREEMPTED:
+        message = f"{PREEMPTED}, at step {steps}"
+        emitter.emit(RunFailed(kind="preempted", message=message))
+        return trainer
+    reason = (stop.reason() or "asked in another of its processes") if early else ""
+    emitter.emit(RunFinished(steps=steps, stopped_early=early, reason=reason))
     return trainer
 
 
@@ -129,14 +150,6 @@ def check_lengths(config: RunConfig, loaded: Loaded, data: Data) -> None:
             )
     if problems:
         raise DataError(problems)
-
-
-def engine_version() -> str:
-    """The installed package's version."""
-    try:
-        return metadata.version("composer-tui")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _warn(config: RunConfig, loaded: Loaded, data: Data, emitter: Emitter) -> None:

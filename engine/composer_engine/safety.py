@@ -1,24 +1,29 @@
 """Ending a run well: signals, the stop file, and steps whose numbers are not finite."""
 
+import contextlib
 import signal
 from pathlib import Path
 from types import FrameType
 
-from composer_engine.contract import STOP_FILE
+from composer_engine.contract import NOTICE_FILE, STOP_FILE
 from composer_engine.emitter import Emitter
 from composer_engine.protocol import RunFailed
+
+_READ_BYTES = 1000
 
 
 class StopRequest:
     """Whether the run should end after this step, and why.
 
     The first SIGINT, SIGTERM or SIGHUP, the stop file and a launcher that is gone ask for it; a
-    second signal does not ask: the run fails as killed and the process ends at once.
+    second signal does not ask: the run fails as killed and the process ends at once. A stop file
+    may hold the reason in its first line.
     """
 
     def __init__(self, emitter: Emitter, folder: Path | None) -> None:
         self._emitter = emitter
         self._stop_file = folder / STOP_FILE if folder else None
+        self._notice_file = folder / NOTICE_FILE if folder else None
         self._signals = 0
         self._reason = ""
 
@@ -36,9 +41,14 @@ class StopRequest:
     def reason(self) -> str:
         """Why to stop, or '' to go on. A stop file is taken away once it is seen."""
         if not self._reason and self._stop_file is not None and self._stop_file.exists():
-            self._stop_file.unlink(missing_ok=True)
-            self.ask("asked by the stop file")
+            self.ask(_use_up(self._stop_file) or "asked by the stop file")
         return self._reason
+
+    def notice(self) -> str:
+        """What somebody outside wants the run to tell, once; else ''."""
+        if self._notice_file is None or not self._notice_file.exists():
+            return ""
+        return _use_up(self._notice_file)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -49,6 +59,15 @@ class StopRequest:
             message = f"asked a second time ({name}): the run ended at once, without saving"
             hint = "work since the last checkpoint is lost; a graceful stop saves it"
             self._emitter.abort(RunFailed(kind="killed", message=message, hint=hint))
+
+
+def _use_up(file: Path) -> str:
+    """The first line of a file, which is then taken away."""
+    text = b""
+    with contextlib.suppress(OSError), file.open("rb") as stream:
+        text = stream.read(_READ_BYTES)
+    file.unlink(missing_ok=True)
+    return text.decode("utf-8", "replace").partition("\n")[0].strip()
 
 
 class NonFiniteGuard:

@@ -14,10 +14,16 @@ from composer_engine.protocol import DeviceSample, MemorySampled
 
 
 class MemorySampler:
-    """Emits `MemorySampled` at once and then every ``seconds``, until it is left."""
+    """Emits `MemorySampled` at once and then every ``seconds``, until it is left.
 
-    def __init__(self, emitter: Emitter, device: torch.device, seconds: float) -> None:
+    Memory is this process's, the devices are those of all ``count`` processes.
+    """
+
+    def __init__(
+        self, emitter: Emitter, device: torch.device, seconds: float, count: int = 1
+    ) -> None:
         self._emitter, self._device, self._seconds = emitter, device, seconds
+        self._count = count
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
         self._process = psutil.Process()
@@ -36,7 +42,7 @@ class MemorySampler:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        with _driver(self._device) as handles:
+        with _driver(self._device, self._count) as handles:
             while True:
                 # A reader of stdout that went away ends the run in the training thread.
                 with contextlib.suppress(OSError):
@@ -63,7 +69,7 @@ class MemorySampler:
 
 
 @contextlib.contextmanager
-def _driver(device: torch.device) -> Iterator[list[Any]]:
+def _driver(device: torch.device, count: int) -> Iterator[list[Any]]:
     """NVML handles of the devices in use; none without CUDA or without the driver's library."""
     if device.type != "cuda":
         yield []
@@ -77,9 +83,10 @@ def _driver(device: torch.device) -> Iterator[list[Any]]:
         return
     try:
         # By UUID, since CUDA_VISIBLE_DEVICES renumbers what torch sees.
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        devices = [device] if count == 1 else [torch.device("cuda", n) for n in range(count)]
+        uuids = [f"GPU-{torch.cuda.get_device_properties(one).uuid}" for one in devices]
         try:
-            handles = [pynvml.nvmlDeviceGetHandleByUUID(uuid)]
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
         except pynvml.NVMLError:
             handles = []
         yield handles

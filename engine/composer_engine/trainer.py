@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object  # type: ignore[import-untyped]  # ships no types
 from datasets import Dataset
+from safetensors import SafetensorError
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from composer_engine.arguments import grpo_config
 from composer_engine.channels import dpo, head_of, kept_hidden, sdpo, sequence_logps
-from composer_engine.checkpoint import Checkpoints
+from composer_engine.checkpoint import CheckpointPart, Checkpoints
 from composer_engine.collate import (
     Batch,
     ReplaySchedule,
@@ -38,20 +40,32 @@ from composer_engine.failures import NonFiniteError
 from composer_engine.model import Loaded, readable_tokens, unwrapped
 from composer_engine.record import Sample, StepRecord
 from composer_engine.replay import Reference, score_pairs, tokenized_pairs
+from composer_engine.world import World
 
 _REWARD = "verified"
+_ALONE = World()
 
 
 class ComposerTrainer(GRPOTrainer):
-    """GRPO + ``sdpo_weight`` * SDPO + ``replay_weight`` * DPO on one model and one device.
+    """GRPO + ``sdpo_weight`` * SDPO + ``replay_weight`` * DPO on one model.
 
-    ``record`` is the step in progress, or the last one; `composer_engine.callback` reads it.
+    Several processes share a step's rollouts and pairs evenly. Their gradients are averaged, so
+    that each normalises by the step's mean over the processes: the sum is that of one process.
+
+    ``record`` is the step in progress, or the last one; `composer_engine.callback` reads it. Its
+    rewards, samples and counts are those of all processes.
     """
 
     def __init__(
-        self, config: RunConfig, loaded: Loaded, data: Data, checkpoints: Checkpoints
+        self,
+        config: RunConfig,
+        loaded: Loaded,
+        data: Data,
+        checkpoints: Checkpoints | CheckpointPart,
+        world: World = _ALONE,
     ) -> None:
         self.run_config, self.checkpoints, self.tasks = config, checkpoints, data.tasks
+        self.world = world
         self.group, self.micro_batches = (
             config.rollout.completions_per_prompt,
             config.optimizer.micro_batches,
@@ -66,7 +80,7 @@ class ComposerTrainer(GRPOTrainer):
         super().__init__(
             model=loaded.model,
             reward_funcs=[self._reward_function()],
-            args=grpo_config(config, loaded.device, checkpoints.staging),
+            args=grpo_config(config, loaded.device, checkpoints.staging, world.size),
             train_dataset=Dataset.from_dict(rows),
             processing_class=loaded.tokenizer,
         )
@@ -98,10 +112,11 @@ class ComposerTrainer(GRPOTrainer):
                 "the model's next-token probabilities are not finite, so it cannot be sampled",
                 "lower optimizer.learning_rate, or check the weights in model.path",
             ) from error
-        tasks = [self.tasks[row["row"]] for row in inputs]  # B
-        logs: Any = self._logs
-        texts = [*logs["completion"]][-len(tasks) :]  # B
-        rewards = [*logs["rewards"][_REWARD]][-len(tasks) :]  # B
+        own = len(inputs)  # B of this process
+        tasks = [self.tasks[row] for row in gather_object([row["row"] for row in inputs])]  # all
+        logs: Any = self._logs  # of all processes, in the order of their ranks
+        texts = [*logs["completion"]][-len(tasks) :]
+        rewards = [*logs["rewards"][_REWARD]][-len(tasks) :]
         self.record = StepRecord(
             rewards=torch.tensor(rewards).view(-1, self.group),  # [prompts, G]
             samples=[
@@ -109,14 +124,21 @@ class ComposerTrainer(GRPOTrainer):
                 for task, text, reward in zip(tasks, texts, rewards, strict=True)
             ],
             rollout_seconds=self.clock() - started,
-            tokens=int(rollout["prompt_mask"].sum() + rollout["completion_mask"].sum()),
-            has_advantage=bool(rollout["advantages"].any()),
         )
+        active_tokens = 0
         if self.weights["sdpo"]:
-            contexts = hint_contexts(tasks, texts, rewards, self.group, self.run_config.hints)
+            mine = slice(self.world.rank * own, (self.world.rank + 1) * own)
+            contexts = hint_contexts(
+                tasks[mine], texts[mine], rewards[mine], self.group, self.run_config.hints
+            )
             teachers = self._teachers(contexts, rollout)
-            self.record.active_tokens = sum(len(t.ids) - t.start for t in teachers if t)
+            active_tokens = sum(len(t.ids) - t.start for t in teachers if t)
             rollout["teacher"] = teachers  # a list, one a completion: TRL shuffles and splits it
+        tokens = int(rollout["prompt_mask"].sum() + rollout["completion_mask"].sum())
+        has_advantage = bool(rollout["advantages"].any())
+        counts = self._sum_over_processes([tokens, active_tokens, has_advantage])
+        self.record.tokens, self.record.has_advantage = counts[0], bool(counts[2])
+        self.record.active_tokens = counts[1] / self.world.size
         if self.pairs:
             self.record.pairs = self.schedule.at(self.state.global_step)
         return rollout
@@ -152,10 +174,12 @@ class ComposerTrainer(GRPOTrainer):
             divergence = self._distil(model, kept[0], inputs["prompt_ids"].size(1), teachers)
             share = divergence.sum() / record.active_tokens  # ()
             record.add("sdpo", share)
-            record.measure("sdpo_active_tokens", share.new_tensor(float(len(divergence))))
+            tokens = float(len(divergence) * self.world.size)
+            record.measure("sdpo_active_tokens", share.new_tensor(tokens))
             loss = loss + self.weights["sdpo"] * share
 
-        pairs = record.pairs[self._step % self.micro_batches :: self.micro_batches]  # N
+        place = self.world.rank * self.micro_batches + self._step % self.micro_batches
+        pairs = record.pairs[place :: self.world.size * self.micro_batches]  # N
         if pairs:
             share = self._replay(model, pairs, record)  # ()
             record.add("replay", share)
@@ -178,12 +202,12 @@ class ComposerTrainer(GRPOTrainer):
         return sdpo(own, taught, head, self.run_config.loss.jsd_beta, self.temperature)
 
     def _replay(self, model: Any, pairs: Sequence[int], record: StepRecord) -> torch.Tensor:
-        """This micro batch's share of DPO: its N pairs, over all pairs of the step."""
+        """This micro batch's share of DPO: its N pairs, over a process's mean of the step's."""
         sides = [self.pairs[i].chosen for i in pairs] + [self.pairs[i].rejected for i in pairs]
         logps = self.logps(model, sides)  # [2N]
         reference = self.reference.of(pairs, logps.device)  # [2N]
         losses, margins = dpo(logps, reference, self.run_config.loss.dpo_beta)  # [N] each
-        total = len(record.pairs)
+        total = len(record.pairs) / self.world.size
         record.measure("replay_margin", margins.sum() / total)
         record.measure("replay_accuracy", (margins > 0).float().sum() / total)
         record.measure("replay_chosen_logp", logps[: len(pairs)].sum() / total)
@@ -216,17 +240,48 @@ class ComposerTrainer(GRPOTrainer):
         with no gradient at all AdamW skips a parameter, its momentum and its decay.
         """
         norm: torch.Tensor = super()._clip_grad_norm(model)  # () before clipping
-        if self.record.close(norm, self.weights).guilty:
+        if self.record.close(norm, self.weights, self._mean_over_processes).guilty:
             model.zero_grad(set_to_none=True)
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, without TRL's model card, published when it is whole."""
+        """The Trainer's checkpoint, without TRL's model card, published when it is whole.
+
+        Every process has a part in it (its random state), and all of them wait for the parts.
+        """
 
         def write() -> None:
-            super(GRPOTrainer, self)._save_checkpoint(model, trial)
+            error: BaseException | None = None
+            try:
+                super(GRPOTrainer, self)._save_checkpoint(model, trial)
+            except (OSError, RuntimeError, SafetensorError) as failure:
+                error = failure
+            failed_somewhere = self.anywhere(error is not None)
+            if error is not None:
+                raise error
+            if failed_somewhere:
+                raise OSError("another process could not write its part")
 
         self.checkpoints.save(self.state.global_step, write)
+
+    # ------------------------------------------------------------------ processes
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether it is true in any process. All of them must ask."""
+        return bool(self._sum_over_processes([flag])[0])
+
+    def _sum_over_processes(self, counts: Sequence[int]) -> list[int]:
+        if self.world.size == 1:
+            return [*map(int, counts)]
+        device = self.accelerator.device
+        total: torch.Tensor = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
+        return [*map(int, total.tolist())]
+
+    def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        if self.world.size == 1:
+            return values
+        mean: torch.Tensor = self.accelerator.reduce(values, "mean")
+        return mean
 
     # ------------------------------------------------------------------ small things
 

@@ -11,7 +11,7 @@ import pytest
 
 from composer_engine.config import ConfigError, ConfigProblem
 from composer_engine.contract import EVENTS_FILE
-from composer_engine.emitter import Emitter, read_earlier
+from composer_engine.emitter import Emitter, end_unspoken, read_earlier
 from composer_engine.failures import DataError, NonFiniteError, SetupError, failure_of
 from composer_engine.protocol import (
     Logged,
@@ -71,6 +71,22 @@ def test_a_torn_last_line_is_ended_before_the_next_one(tmp_path: Path) -> None:
     assert isinstance(decode(last), RunFailed)
     assert decode(last).seq == 1
     assert decode(first).seq == 0
+
+
+def test_a_word_for_an_engine_that_is_gone_is_said_once_and_only_if_it_is_owed(
+    tmp_path: Path,
+) -> None:
+    path, gone = tmp_path / EVENTS_FILE, RunFailed(kind="oom", message="gone")
+    path.write_bytes(encode(Logged(level="info", message="", seq=0)))
+    end_unspoken(None, tmp_path, gone)
+    end_unspoken(None, tmp_path, gone)
+    assert [type(event) for event in read_events(path)] == [Logged, RunFailed]
+    assert read_events(path)[-1].seq == 1
+    end_unspoken(None, tmp_path, gone, since_seq=1)  # it did speak
+    assert len(read_events(path)) == 2
+    end_unspoken(None, tmp_path, gone, since_seq=2)  # it began, and died before its first word
+    assert [event.seq for event in read_events(path)] == [0, 1, 2]
+    assert violations(read_events(path)) == []
 
 
 def test_an_attempt_that_left_no_last_word_gets_one(tmp_path: Path) -> None:

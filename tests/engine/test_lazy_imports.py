@@ -18,6 +18,7 @@ HEAVY = ("torch", "transformers", "trl", "datasets", "peft", "accelerate", "nump
         "composer_engine.rewards",
         "composer_engine.safety",
         "composer_engine.__main__",
+        "composer_engine.modal_app",
     ],
 )
 def test_a_light_module_imports_nothing_heavy(module: str) -> None:

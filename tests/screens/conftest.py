@@ -100,17 +100,23 @@ def opened(store: RunStore, runner: LocalRunner, tmp_path: Path) -> Opening:
         run: RunFolder | None = None,
         by: LocalRunner | None = None,
         environ: dict[str, str] | None = None,
+        readonly: bool = False,
+        kind: type[ComposerApp] = ComposerApp,
     ) -> AsyncIterator[Stage]:
-        app = ComposerApp(
+        app = kind(
             store,
             runner=by or runner,
             start=start,
             run=run,
             presets_dir=tmp_path / "presets",
+            readonly=readonly,
             environ=environ or {},
         )
-        async with app.run_test(size=size, notifications=True) as pilot:
-            yield Stage(app, pilot)
+        try:
+            async with app.run_test(size=size, notifications=True) as pilot:
+                yield Stage(app, pilot)
+        finally:
+            app.let_cloud_go()
 
     return open_app
 

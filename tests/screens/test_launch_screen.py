@@ -7,12 +7,15 @@ import pytest
 from textual.widgets import Input
 
 from composer_tui.app import ComposerApp
+from composer_tui.messages import LaunchAsked
 from composer_tui.runners import local
 from composer_tui.runners.local import LocalRunner
 from composer_tui.runs.store import RunStore
 from composer_tui.screens.draft import ESSENTIALS, label
 from composer_tui.screens.launch import LaunchScreen
+from composer_tui.widgets.choice import Choice
 from composer_tui.widgets.field import Field
+from tests.screens.cloud_apps import Noting, asked_of
 from tests.screens.conftest import Opening, Stage, alive
 
 
@@ -143,6 +146,85 @@ async def test_a_damaged_preset_is_refused_with_its_file_and_line(
         await stage.until_shown("ready to launch")
         await stage.press("right")
         await stage.until_shown("preset broken", "broken.toml:2", "whole number")
+
+
+async def choose_target(stage: Stage, target: str) -> None:
+    stage.app.screen.query_one("#target").focus()
+    while field_of_target(stage) != target:
+        await stage.press("right")
+
+
+def field_of_target(stage: Stage) -> str:
+    return stage.app.screen.query_one("#target", Choice).value
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_run_on_modal_shows_its_fields_its_price_and_its_bound(
+    opened: Opening, size: tuple[int, int]
+) -> None:
+    async with opened(size=size) as stage:
+        await stage.until_shown("ready to launch", "◂ local ▸")
+        assert "cap usd" not in stage.shown
+        await choose_target(stage, "modal")
+        await stage.until_shown("cap usd", "lease minutes", "timeout seconds", "modal, L4")
+        await stage.until_shown("$1.12/h", "snapshot of 20", "at most $2.25, by the 2h00m lease")
+        await type_into(stage, "modal.cap_usd", "2")
+        await stage.until_shown("at most $2.00, by its cap")
+        await choose_target(stage, "local")
+        await stage.until(lambda: "cap usd" not in stage.shown)
+        assert "at most $2.00" not in stage.shown
+
+
+async def test_a_slim_window_has_no_plan_but_the_price(opened: Opening) -> None:
+    async with opened(size=(60, 24)) as stage:
+        await stage.until_shown("Launch")
+        await choose_target(stage, "modal")
+        await stage.until_shown("$1.12/h, at most $2.25 by the 2h00m lease")
+        await stage.pilot.resize_terminal(100, 24)
+        await stage.until_shown("what will happen")
+        assert "$1.12/h, at most" not in stage.shown
+
+
+async def test_a_gpu_that_modal_does_not_have_is_a_mistake_only_there(opened: Opening) -> None:
+    async with opened(size=(120, 40)) as stage:
+        await stage.until_shown("ready to launch")
+        await choose_target(stage, "modal")
+        await type_into(stage, "modal.gpu", "H1000")
+        await stage.until_shown("1 field needs another value", "there is no such GPU")
+        assert "no such GPU" in field(stage, "modal.gpu").error
+        await choose_target(stage, "rehearsal")
+        await stage.until_shown("ready to launch", "the real modal client", "$0")
+        assert field(stage, "modal.gpu").error == ""
+
+
+async def test_where_to_run_goes_with_the_launch_and_outlives_a_preset(
+    opened: Opening,
+) -> None:
+    async with opened(kind=Noting) as stage:
+        await stage.until_shown("ready to launch")
+        await choose_target(stage, "modal")
+        await type_into(stage, "modal.gpu", "h100:2")
+        await stage.press("f5")
+        await stage.until(lambda: asked_of(stage))
+        (asked,) = asked_of(stage)
+        assert isinstance(asked, LaunchAsked)
+        assert asked.target == "modal"
+        assert asked.config.modal.gpu == ("h100:2",)
+        stage.app.screen.query_one("#preset").focus()
+        await stage.press("right")
+        await stage.until_shown("modal, L4")
+        assert field_of_target(stage) == "modal"
+
+
+async def test_a_mistake_in_a_field_of_modal_is_never_hidden(opened: Opening) -> None:
+    async with opened() as stage:
+        await stage.until_shown("ready to launch")
+        await choose_target(stage, "modal")
+        await type_into(stage, "modal.cap_usd", "-1")
+        await choose_target(stage, "local")
+        await stage.until_shown("1 field needs another value", "cap usd")
+        await stage.press("f5")
+        await stage.until(lambda: field(stage, "modal.cap_usd").control.has_focus)
 
 
 async def test_a_missing_engine_is_answered_with_the_one_command(

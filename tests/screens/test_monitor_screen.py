@@ -21,6 +21,8 @@ from composer_tui.screens.monitor import MonitorScreen
 from composer_tui.screens.runs import RunsScreen
 from composer_tui.widgets.chart import BandChart
 from composer_tui.widgets.log_view import LogView
+from composer_tui.widgets.palette import Palette
+from composer_tui.widgets.pane import Pane
 from tests.runs import lines, numbered, started, step, whole_run
 from tests.screens.conftest import Opening, Stage, record
 
@@ -33,6 +35,29 @@ def is_on(stage: Stage, kind: type[Screen[None]]) -> bool:
 
 def headline(stage: Stage) -> str:
     return stage.app.screen.query_one("#headline", BandChart).text
+
+
+async def test_the_frame_shows_at_once_where_the_focus_is(opened: Opening, store: RunStore) -> None:
+    folder = record(store, whole_run(20))
+    async with opened(run=folder, size=(120, 40)) as stage:
+        await stage.until_shown("finished")
+        for _ in range(3):
+            await stage.press("tab")
+            await stage.pilot.pause()
+            assert [pane.id for pane in framed(stage)] == [stage.focused]
+
+
+def framed(stage: Stage) -> list[Pane]:
+    """The panes on show whose frame is the focus's."""
+    screen = stage.app.screen
+    focus = screen.query_one(Palette).ink("focus").color
+    panes = [pane for pane in screen.query(Pane) if pane.display and pane.region]
+    return [pane for pane in panes if corner(pane) == focus]
+
+
+def corner(pane: Pane) -> object:
+    style = next(iter(pane.render_line(0))).style
+    return style.color if style is not None else None
 
 
 async def test_digits_go_to_the_screens(opened: Opening) -> None:

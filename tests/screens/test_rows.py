@@ -149,8 +149,8 @@ def test_the_header_keeps_its_tabs_and_drops_what_does_not_fit(width: int) -> No
 def test_a_click_on_a_tab_is_that_screen() -> None:
     row = plain(header_row("launch", HeaderFacts(), 80, UNICODE))
     for name, label in (("launch", "1 Launch"), ("monitor", "2 Monitor"), ("runs", "3 Runs")):
-        assert tab_at(row.index(label)) == name
-    assert tab_at(70) is None
+        assert tab_at(row.index(label), "launch", 80) == name
+    assert tab_at(70, "launch", 80) is None
 
 
 @given(st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1)), st.integers(0, 50))

@@ -24,6 +24,14 @@ def modules_after(statement: str) -> set[str]:
         ("import composer_tui.cli", (*HEAVY, "textual", "yaml")),
         ("import composer_tui.app", (*HEAVY, "yaml", "click", "asyncio.windows_events")),
         ("import composer_tui.runs.feed, composer_tui.runners.local", (*HEAVY, "textual", "rich")),
+        (
+            "import composer_tui.cloud.kill, composer_tui.cloud.apps, composer_tui.cloud.tend",
+            (*HEAVY, "grpclib", "textual", "rich"),
+        ),
+        (
+            "import composer_tui.headless.stopping, composer_tui.cli_cloud",
+            (*HEAVY, "grpclib", "textual", "rich"),
+        ),
         ("import composer_engine.protocol, composer_engine.config", (*HEAVY, "textual", "yaml")),
         ("import composer_engine.__main__", (*HEAVY, "textual", "composer_tui", "yaml")),
     ],

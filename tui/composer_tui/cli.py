@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+from composer_tui.cli_cloud import containers, logs, rehearsal, secrets, volumes
+from composer_tui.readonly import READONLY_VARIABLE, is_readonly
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from composer_tui.runners.base import RunHandle
+    from composer_tui.runners.base import RunHandle, Runner
     from composer_tui.runs.folder import RunFolder
     from composer_tui.runs.store import RunStore
 
@@ -79,15 +83,29 @@ def run_command_line(arguments: Sequence[str]) -> int:
     envvar="COMPOSER_RUNS_DIR",
     help="Where run folders are kept.  [env: COMPOSER_RUNS_DIR]",
 )
+@click.option(
+    "--readonly",
+    is_flag=True,
+    help="Look, and change nothing: no run, no stop, no gc, no lease.  [env: COMPOSER_READONLY=1]",
+)
 @click.version_option(package_name="composer-tui", message="%(version)s")
 @click.pass_context
-def cli(context: click.Context, runs_dir: Path | None) -> int:
+def cli(context: click.Context, runs_dir: Path | None, readonly: bool) -> int:
     """Launch a three-channel post-training run and watch every step.
 
     Without a command, opens the app.
     """
     context.obj = runs_dir
+    if readonly:
+        os.environ[READONLY_VARIABLE] = "1"  # the app looks there, too
     return _open(context, None) if context.invoked_subcommand is None else 0
+
+
+def _refuse_if_readonly(context: click.Context) -> None:
+    if is_readonly(os.environ):
+        raise UsageProblem(
+            f"{context.info_name} is refused: --readonly or {READONLY_VARIABLE} is set"
+        )
 
 
 def _store(context: click.Context) -> RunStore:
@@ -106,11 +124,33 @@ def _find(context: click.Context, text: str) -> RunFolder:
         raise UsageProblem(str(problem)) from None
 
 
-def _attach(context: click.Context, text: str) -> RunHandle:
+def _attach(context: click.Context, folder: RunFolder, *, only_look: bool = False) -> RunHandle:
+    from composer_tui.cloud.accounts import for_commands
     from composer_tui.runners.attach import attach
     from composer_tui.runners.local import LocalRunner
 
-    return attach(LocalRunner(_store(context)), _find(context, text))
+    store = _store(context)
+    if only_look:
+        return attach(LocalRunner(store), folder)
+    accounts = for_commands(store)
+    context.call_on_close(accounts.close)
+    return attach(LocalRunner(store), folder, accounts)
+
+
+def _runner(
+    context: click.Context, target: Literal["local", "modal", "rehearsal"], chaos: str
+) -> Runner:
+    store = _store(context)
+    if target == "local":
+        from composer_tui.runners.local import LocalRunner
+
+        return LocalRunner(store)
+    from composer_tui.cloud.accounts import for_commands
+    from composer_tui.runners.cloud import CloudRunner
+
+    accounts = for_commands(store)
+    context.call_on_close(accounts.close)
+    return CloudRunner(store, target, accounts, chaos=chaos)
 
 
 def _open(context: click.Context, run: RunFolder | None, speed: float | None = None) -> int:
@@ -133,7 +173,13 @@ def _open(context: click.Context, run: RunFolder | None, speed: float | None = N
 @click.option(
     "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="One field, over all."
 )
-@click.option("--target", type=click.Choice(["local"]), default="local", help="Where to run.")
+@click.option(
+    "--target",
+    type=click.Choice(["local", "modal", "rehearsal"]),
+    default="local",
+    help="Where to run. A rehearsal is Modal played on this machine: it costs nothing.",
+)
+@click.option("--chaos", default="", metavar="SPEC", help="What is to go wrong in a rehearsal.")
 @click.option("--json", "as_json", is_flag=True, help="Print the events, and nothing else.")
 @click.option("--detach", is_flag=True, help="Print the run's id and leave it running.")
 @click.option("--dry-run", is_flag=True, help="Print the whole configuration as TOML, run nothing.")
@@ -143,7 +189,8 @@ def run(
     preset: str | None,
     config_file: Path | None,
     settings: tuple[str, ...],
-    target: str,  # noqa: ARG001  one target so far; click checks the name
+    target: Literal["local", "modal", "rehearsal"],
+    chaos: str,
     as_json: bool,
     detach: bool,
     dry_run: bool,
@@ -151,28 +198,33 @@ def run(
     """Launch a run and follow it to its end.
 
     PRESET, then --config, then --set, each over the one before. Ctrl-C saves and stops; a second
-    Ctrl-C stops at once. Exit status: 0 finished, 1 failed, 2 cannot be run as asked, 3 stopped by
-    an alert.
+    Ctrl-C stops at once. A run on Modal goes on when this program is killed.
+
+    Exit status: 0 finished, 1 failed, 2 cannot be run as asked, 3 stopped by an alert.
     """
     from composer_engine.config import ConfigError, build, file_values, setting_values, to_toml
     from composer_tui.headless.launch import launch
     from composer_tui.presets import Presets
-    from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRunner
+    from composer_tui.runners.local import EngineMissing, LaunchFailed
 
+    if not dry_run:
+        _refuse_if_readonly(context)
     if preset is None and config_file is None:
         raise UsageProblem("say what to run: a preset (such as smoke) or --config FILE")
+    if chaos and target != "rehearsal":
+        raise UsageProblem("--chaos is for --target rehearsal")
     try:
         under = Presets().values(preset) if preset is not None else []
         over = file_values(config_file) if config_file else []
         config = build([*under, *over, *setting_values(settings)])
-        if detach and config.local.on_disconnect == "stop":
+        if target == "local" and detach and config.local.on_disconnect == "stop":
             raise UsageProblem(
                 "--detach leaves the run, which local.on_disconnect = stop then ends"
             )
         if dry_run:
             click.echo(to_toml(config), nl=False)
             return 0
-        handle = LocalRunner(_store(context)).start(config)
+        handle = _runner(context, target, chaos).start(config)
     except ConfigError as error:
         raise UsageProblem("; ".join(map(str, error.problems))) from None
     except (EngineMissing, LaunchFailed) as problem:
@@ -193,8 +245,39 @@ def watch(context: click.Context, run: str, once: bool, as_json: bool) -> int:
     """
     from composer_tui.headless.watch import watch_once, watch_to_end
 
-    handle = _attach(context, run)
+    handle = _attach(context, _find(context, run), only_look=once)
     return watch_once(handle, as_json=as_json) if once else watch_to_end(handle, as_json=as_json)
+
+
+@cli.command()
+@click.argument("app", metavar="APP|RUN")
+@click.option("--detach", is_flag=True, help="Make the run's folder, and leave.")
+@click.option("--environment", default="", help="Modal environment.  [default: the account's]")
+@click.option("--volume", default="", help="The volume that keeps runs.  [default: composer-runs]")
+@click.option("--json", "as_json", is_flag=True, help="Print the events, and nothing else.")
+@click.pass_context
+def attach(
+    context: click.Context, app: str, detach: bool, environment: str, volume: str, as_json: bool
+) -> int:
+    """Follow a run that another machine launched on Modal, live or ended.
+
+    APP is an app's id or name, or the id of a run. Its folder is made here, as if it had been
+    launched here.
+    """
+    from composer_tui.cloud.problems import CloudProblem
+    from composer_tui.headless.apps import print_problem, problem_status
+    from composer_tui.headless.attaching import attach_run
+    from composer_tui.headless.watch import watch_to_end
+
+    try:
+        folder = attach_run(_store(context), app, environment=environment, volume=volume)
+    except CloudProblem as error:
+        print_problem(error.problem)
+        return problem_status(error.problem)
+    if detach:
+        click.echo(folder.run_id)
+        return 0
+    return watch_to_end(_attach(context, folder), as_json=as_json)
 
 
 @cli.command()
@@ -219,19 +302,117 @@ def show(context: click.Context, run: str, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("run", metavar="RUN")
-@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
-@click.option("--grace", type=Number(min=0), help="Seconds to save before SIGTERM.")
+@click.option(
+    "--since",
+    default="30d",
+    show_default=True,
+    metavar="WHEN",
+    help="7d or 12h ago, or a date such as 2026-11-01; from the beginning of that hour.",
+)
+@click.option("--by", type=click.Choice(["run", "gpu"]), default="run", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def stop(context: click.Context, run: str, now: bool, grace: float | None, as_json: bool) -> int:
-    """End a run, verify that nothing of it is left, and say how it ended.
+def cost(context: click.Context, since: str, by: Literal["run", "gpu"], as_json: bool) -> int:
+    """Show what this machine's runs cost on Modal, by our own meter and by Modal's bill.
 
-    Exit status 0 only when every process of the run is gone.
+    Modal bills whole hours, some time after they have closed: until then there is a dash.
     """
-    from composer_tui.headless.stopping import stop_run
+    from composer_tui.headless.costs import BadPeriod, print_cost
 
-    return stop_run(_attach(context, run), "now" if now else "graceful", grace, as_json=as_json)
+    try:
+        return print_cost(_store(context), since, by, as_json=as_json, now=time.time())
+    except BadPeriod as problem:
+        raise UsageProblem(str(problem)) from None
+
+
+@cli.command()
+@click.argument("names", metavar="[RUN|APP]...", nargs=-1)
+@click.option("--orphans", is_flag=True, help="All apps on Modal that nobody watches.")
+@click.option("--all", "every", is_flag=True, help="All live apps of the Modal environment.")
+@click.option("--now", is_flag=True, help="Do not wait for a checkpoint.")
+@click.option(
+    "--graceful",
+    "--grace",
+    "grace",
+    type=Number(min=0),
+    metavar="SECONDS",
+    help="How long it may save before it is ended (default: as its configuration says).",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def stop(
+    context: click.Context,
+    names: tuple[str, ...],
+    orphans: bool,
+    every: bool,
+    now: bool,
+    grace: float | None,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """End runs and apps, verify that nothing of them is left, and say how they ended.
+
+    One RUN of this machine is ended without asking. For all else a terminal asks, and without one
+    --yes is needed. Exit status 0 only when every process and container is gone.
+    """
+    from composer_tui.headless.stop_targets import CannotStop, Request
+    from composer_tui.headless.stopping import stop_all
+
+    _refuse_if_readonly(context)
+    if bool(names) + orphans + every != 1:
+        raise UsageProblem("say what to stop: RUN or APP names, or --orphans, or --all")
+    if now and grace is not None:
+        raise UsageProblem("--now does not wait, and --graceful does: choose one")
+    request = Request(
+        names, orphans, every, "now" if now else "graceful", grace, yes=yes, as_json=as_json
+    )
+    try:
+        return stop_all(_store(context), request)
+    except CannotStop as problem:
+        raise UsageProblem(str(problem)) from None
+
+
+@cli.command()
+@click.option("--all", "every", is_flag=True, help="Also what is not ours and spends nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def apps(context: click.Context, every: bool, as_json: bool) -> int:
+    """List the live apps on Modal: what they cost, and which of them nobody watches."""
+    from composer_tui.headless.apps import print_apps
+
+    return print_apps(_store(context), as_json=as_json, every=every)
+
+
+@cli.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def gc(context: click.Context, yes: bool, as_json: bool) -> int:
+    """Stop apps whose lease has ended, and what is left of runs that are over.
+
+    Reads again until none is left; silent when there is none. Made for cron, with --yes.
+    """
+    from composer_tui.headless.leases import collect
+    from composer_tui.headless.stop_targets import CannotStop
+
+    _refuse_if_readonly(context)
+    try:
+        return collect(_store(context), yes=yes, as_json=as_json)
+    except CannotStop as problem:
+        raise UsageProblem(str(problem)) from None
+
+
+@cli.command()
+@click.argument("app", metavar="APP|RUN")
+@click.option("--minutes", type=Number(min=0, min_open=True), required=True)
+@click.pass_context
+def lease(context: click.Context, app: str, minutes: float) -> int:
+    """Extend a run's lease on Modal by so many minutes."""
+    from composer_tui.headless.leases import extend_lease
+
+    _refuse_if_readonly(context)
+    return extend_lease(_store(context), app, minutes)
 
 
 @cli.command()
@@ -278,14 +459,69 @@ def export(context: click.Context, run: str, kind: Any, output: Path | None) -> 
         raise UsageProblem(str(problem)) from None
 
 
+@cli.command("export-app")
+@click.argument("preset", required=False)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A TOML, YAML or JSON file, over the preset.",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="SECTION.FIELD=VALUE", help="One field, over all."
+)
+@click.option("--secret", "secrets", multiple=True, help="A Modal secret that the run needs.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="A folder that is not there yet, or empty.",
+)
+def export_app(
+    preset: str | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    secrets: tuple[str, ...],
+    output: Path,
+) -> int:
+    """Write a run as a folder that needs composer-tui no more.
+
+    It holds modal_app.py (modal run modal_app.py), train_local.py (the same run on this machine),
+    the engine, the configuration and the data.
+    """
+    from composer_engine.config import ConfigError, build, file_values, setting_values
+    from composer_tui.cloud.export_app import ExportRefused
+    from composer_tui.headless.exporting_app import export_run_app
+    from composer_tui.presets import Presets
+    from composer_tui.pricing.catalog import UnknownGpu
+
+    if preset is None and config_file is None:
+        raise UsageProblem("say what to export: a preset (such as smoke) or --config FILE")
+    try:
+        under = Presets().values(preset) if preset is not None else []
+        over = file_values(config_file) if config_file else []
+        config = build([*under, *over, *setting_values(settings)])
+        return export_run_app(config, output, secrets)
+    except ConfigError as error:
+        raise UsageProblem("; ".join(map(str, error.problems))) from None
+    except (ExportRefused, UnknownGpu) as problem:
+        raise UsageProblem(str(problem)) from None
+
+
 @cli.command()
+@click.option("--online", is_flag=True, help="Ask Modal, too; 3 seconds at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> int:
+def doctor(context: click.Context, online: bool, as_json: bool) -> int:
     """Check this machine, and name the command that mends each finding.
 
     Exit status 1 when something that a local run needs is missing.
     """
     from composer_tui.headless.doctor import print_findings
 
-    return print_findings(_store(context).root, as_json=as_json)
+    return print_findings(_store(context).root, online=online, as_json=as_json)
+
+
+for _command in (containers, logs, rehearsal, secrets, volumes):
+    cli.add_command(_command)

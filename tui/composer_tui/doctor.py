@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from packaging.requirements import Requirement
 
+from composer_tui.cloud.account_check import Account, BadAccount, reach, read_account
+from composer_tui.cloud.problems import CloudProblem
 from composer_tui.numbers import memory
+from composer_tui.rehearsal.sandbox import is_available
+from composer_tui.runs.sanitise import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +41,11 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
-def examine(runs_dir: Path) -> list[Finding]:
-    """Every finding, in the order in which a person would mend them."""
+def examine(runs_dir: Path, *, online: bool = False) -> list[Finding]:
+    """Every finding, in the order in which a person would mend them.
+
+    Only with ``online`` is anything asked of the network.
+    """
     return [
         _python(),
         *_packages(),
@@ -46,7 +53,9 @@ def examine(runs_dir: Path) -> list[Finding]:
         _runs_folder(runs_dir),
         _disk(runs_dir),
         *_terminal(),
-        _modal_token(),
+        _modal_version(),
+        *_modal_account(online=online),
+        _rehearsal(),
     ]
 
 
@@ -153,10 +162,56 @@ def _terminal() -> Iterator[Finding]:
         yield Finding("encoding", "warning", message, "export LC_ALL=C.UTF-8, or COMPOSER_ASCII=1")
 
 
-def _modal_token() -> Finding:
-    in_environment = {"MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"} <= os.environ.keys()
-    file = Path(os.environ.get("MODAL_CONFIG_PATH") or Path.home() / ".modal.toml")
-    if in_environment or file.is_file():
-        where = "the environment" if in_environment else str(file)
-        return Finding("modal token", "ok", f"in {where}")
-    return Finding("modal token", "warning", "none: local runs only", "modal token new")
+def _modal_version() -> Finding:
+    """Another version may speak to Modal otherwise, and the rehearsal serves this one."""
+    wanted = next(
+        one for one in map(Requirement, requires("composer-tui") or ()) if one.name == "modal"
+    )
+    complaint, installed = _installed(wanted)
+    if complaint:
+        return Finding("modal", "problem", complaint, f'pip install "modal{wanted.specifier}"')
+    return Finding("modal", "ok", f"{installed}, as wanted ({wanted.specifier})")
+
+
+def _modal_account(*, online: bool) -> Iterator[Finding]:
+    try:
+        account = read_account()
+    except BadAccount as bad:
+        yield Finding("modal token", "warning", f"{clean(str(bad))}: local runs only", bad.fix)
+        return
+    environment = account.environment or "the usual one"
+    if not account.has_token:
+        yield Finding("modal token", "warning", "none: local runs only", "modal token new")
+    else:
+        profile = f"profile {account.profile} of " if account.profile else ""
+        message = clean(f"in {profile}{account.source}; environment: {environment}")
+        yield Finding("modal token", "ok", message)
+        if account.is_open_to_others:
+            message = f"others on this machine can read {account.source}"
+            yield Finding("token file", "warning", message, f"chmod 600 {account.source}")
+    if online:
+        yield _reachability(account)
+
+
+def _reachability(account: Account) -> Finding:
+    try:
+        return Finding("modal online", "ok", reach(account))
+    except CloudProblem as failure:
+        problem = failure.problem
+        fix = problem.hint or "see status.modal.com"
+        return Finding("modal online", "warning", problem.message, fix)
+
+
+def _rehearsal() -> Finding:
+    if sys.platform != "linux":
+        message = "rehearsals need Linux: Modal's containers do"
+        return Finding("rehearsal", "warning", message, "run composer-tui on a Linux machine")
+    if is_available():
+        return Finding(
+            "rehearsal", "ok", "containers can be rehearsed here, each with its own root"
+        )
+    message = "user namespaces are refused: rehearsals share this machine's file system"
+    fix = (
+        "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0 user.max_user_namespaces=15000"
+    )
+    return Finding("rehearsal", "warning", message, fix)

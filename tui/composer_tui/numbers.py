@@ -2,12 +2,14 @@
 
 import math
 import time
+from decimal import Decimal
 
 DASH = "—"
 _MINUTE = 60
 _HOUR = 3600
 _DAY = 86_400
 _KIB = 1024
+_CENT = Decimal("0.01")
 
 
 def known(value: float | None) -> float | None:
@@ -54,6 +56,15 @@ def memory(size: int | None, missing: str = DASH) -> str:
             return f"{value:.1f} {unit}" if unit == "GiB" else f"{value:.0f} {unit}"
         value /= _KIB
     return f"{value:.1f} TiB"
+
+
+def dollars(amount: Decimal | None, missing: str = "?") -> str:
+    """``$4.12``, ``$1,204.50``; less than a cent is ``<$0.01``, for it is not nothing."""
+    if amount is None:
+        return missing
+    if 0 < amount < _CENT:
+        return f"<${_CENT}"
+    return f"${amount:,.2f}"
 
 
 def duration(seconds: float | None, missing: str = DASH) -> str:

@@ -35,13 +35,22 @@ def open_app(
     # Read when Textual is imported. At its default of 60, a key waits 16 ms to be seen.
     os.environ.setdefault("TEXTUAL_FPS", "120")
     from composer_tui.app import ComposerApp
+    from composer_tui.readonly import is_readonly
     from composer_tui.runners.local import LocalRunner
     from composer_tui.runs.store import RunStore, default_runs_dir
 
     store = RunStore(runs_dir or default_runs_dir())
-    app = ComposerApp(store, runner=LocalRunner(store), run=run, replay_speed=replay_speed)
+    app = ComposerApp(
+        store,
+        runner=LocalRunner(store),
+        run=run,
+        replay_speed=replay_speed,
+        readonly=is_readonly(os.environ),
+    )
     app.run()
-    return _wait_for_stops(app) or app.return_code or 0
+    status = _wait_for_stops(app)
+    app.let_cloud_go()
+    return status or app.return_code or 0
 
 
 def _wait_for_stops(app: ComposerApp) -> int:

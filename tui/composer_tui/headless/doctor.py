@@ -10,9 +10,9 @@ from composer_tui.doctor import examine
 _GLYPHS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
 
-def print_findings(runs_dir: Path, *, as_json: bool) -> int:
+def print_findings(runs_dir: Path, *, online: bool = False, as_json: bool) -> int:
     """Print what was found; 1 when there is a problem, else 0."""
-    findings = examine(runs_dir)
+    findings = examine(runs_dir, online=online)
     status = int(any(finding.status == "problem" for finding in findings))
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode({"findings": findings}) + b"\n")

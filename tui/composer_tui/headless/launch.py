@@ -3,18 +3,22 @@
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
-from composer_tui.headless.watch import tell_to_end
-from composer_tui.runners.base import RunHandle, StopMode
+from composer_tui.headless.watch import tell_to_end, watch_once
+from composer_tui.runners.base import RunHandle
+from composer_tui.runners.cloud import CloudRun
+from composer_tui.runs.stop_mode import StopMode
+
+_LOOK_SECONDS = 0.1
 
 
 def launch(handle: RunHandle, *, as_json: bool, detach: bool) -> int:
     """The exit status of a run followed to its end, or 0 at once for a detached one."""
     run_id = handle.folder.run_id
     if detach:
-        print(run_id)
-        return 0
+        return _leave(handle)
     stopper = _Stopper(handle)
     previous = signal.signal(signal.SIGINT, stopper)
     try:
@@ -25,6 +29,16 @@ def launch(handle: RunHandle, *, as_json: bool, detach: bool) -> int:
     finally:
         signal.signal(signal.SIGINT, previous)
         stopper.wait()
+
+
+def _leave(handle: RunHandle) -> int:
+    """0 as soon as the run goes on without us; the status of one that ended before it had begun."""
+    while isinstance(handle, CloudRun) and not handle.is_launched:
+        if handle.settle():
+            return watch_once(handle, as_json=False) or 1
+        time.sleep(_LOOK_SECONDS)
+    print(handle.folder.run_id)
+    return 0
 
 
 class _Stopper:
@@ -40,9 +54,15 @@ class _Stopper:
             _warn("saving a checkpoint, then stopping; Ctrl-C again stops at once")
         else:
             _warn("stopping at once")
-        thread = threading.Thread(target=self._handle.stop, args=(mode,))
+        thread = threading.Thread(target=self._stop, args=(mode,))
         self._threads.append(thread)
         thread.start()
+
+    def _stop(self, mode: StopMode) -> None:
+        try:
+            self._handle.stop(mode)
+        except OSError as error:
+            _warn(f"NOT stopped: {error.strerror or error}")
 
     def wait(self) -> None:
         for thread in self._threads:

@@ -2,20 +2,37 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from composer_engine.config import RunConfig, differences, field_text
+from composer_engine.protocol import Event, Unrecognized
 from composer_tui.headless.narrator import failure_lines
-from composer_tui.numbers import DASH, duration, number
+from composer_tui.headless.tables import print_table
+from composer_tui.numbers import DASH, dollars, duration, number
 from composer_tui.runners.attach import attach
 from composer_tui.runners.local import LocalRunner
+from composer_tui.runs.cost import (
+    AttemptCost,
+    price,
+    rate_words,
+    read_costs,
+    so_far,
+    spent,
+    spent_words,
+)
 from composer_tui.runs.feed import RunFeed
 from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.framer import Framer
+from composer_tui.runs.journal import read_line
 from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore, RunSummary
+from composer_tui.runs.timeline import PhaseCost, Timeline, timeline
+
+_BLOCK = 1 << 18
 
 
 def settle_all(store: RunStore) -> None:
@@ -115,14 +132,74 @@ def run_facts(folder: RunFolder) -> tuple[dict[str, Any], RunState]:
 def print_run(folder: RunFolder, *, as_json: bool) -> int:
     """One run, whole."""
     facts, state = run_facts(folder)
+    attempts = so_far(read_costs(folder), state)
+    phases = timeline(_all_events(folder), attempts)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
+        money = {
+            "timeline": phases.phases,
+            "attempts": attempts,
+            "gpu_seconds": phases.gpu_seconds,
+            "usd": spent(attempts).usd if attempts else None,
+        }
+        sys.stdout.buffer.write(msgspec.json.encode(facts | money) + b"\n")
         return 0
     for name, value in _lines(facts, state):
         print(f"{name:<12}{clean(value)}")
     if state.failure is not None:
         print("\n".join(failure_lines(state.failure)))
+    _print_timeline(phases, attempts)
     return 0
+
+
+def _print_timeline(phases: Timeline, attempts: tuple[AttemptCost, ...]) -> None:
+    """Where time and money went; a run on this machine has a timeline without money."""
+    if not phases.phases:
+        return
+    print()
+    print_table(("ATTEMPT", "PHASE", "TIME", "COST"), map(_phase_cells, phases.phases), "TIME COST")
+    if not attempts:
+        return
+    print()
+    headings = ("ATTEMPT", "CONTAINER", "GPU", "TIME", "$/H", "COST", "ENDED", "RETRY", "WHY")
+    print_table(headings, map(_attempt_cells, attempts), "TIME $/H COST")
+    times = (f"{duration(seconds)} of {name}" for name, seconds in phases.gpu_seconds.items())
+    print(f"{spent_words(attempts)}: {', '.join(times)}, {rate_words(attempts[-1])}")
+
+
+def _phase_cells(row: PhaseCost) -> tuple[str, ...]:
+    more = "+?" if row.is_open else ""
+    cost = dollars(row.usd, DASH) if row.attempt else "free"
+    return (str(row.attempt or ""), row.phase, duration(row.seconds) + more, cost + more)
+
+
+def _attempt_cells(one: AttemptCost) -> tuple[str, ...]:
+    more = "" if one.ended_at is not None else "+?"
+    retry = {True: "worth it", False: "no use", None: "?"}[one.worth_retrying]
+    gpus = f"{one.gpus}x " if one.gpus > 1 else ""
+    return (
+        str(one.attempt),
+        one.container_id or DASH,
+        gpus + one.gpu_type,
+        duration(one.seconds) + more,
+        dollars(price(one.usd_per_hour)),
+        dollars(one.usd) + more,
+        one.outcome or "?",
+        DASH if one.outcome == "finished" else retry,
+        one.reason,
+    )
+
+
+def _all_events(folder: RunFolder) -> Iterator[Event | Unrecognized]:
+    """The whole stream, as it is on disk at this moment."""
+    framer = Framer()
+    try:
+        with folder.events_path.open("rb") as file:
+            while data := file.read(_BLOCK):
+                for line in framer.feed(data):
+                    if line:
+                        yield read_line(line)
+    except FileNotFoundError:
+        return
 
 
 def _lines(facts: dict[str, Any], state: RunState) -> list[tuple[str, str]]:

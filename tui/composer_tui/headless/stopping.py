@@ -1,14 +1,39 @@
-"""`stop`: end a run and say, once it is verified, how it ended."""
+"""`stop`: end runs and apps, and say of each, once it is verified, how it ended."""
 
 import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from composer_tui.runners.base import RunHandle, StopMode
+from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.wire import StopProgress, StopResult
+from composer_tui.headless.apps import print_problem, problem_status
+from composer_tui.headless.consent import has_consent
+from composer_tui.headless.stop_targets import (
+    OWN_ACCOUNT,
+    CannotStop,
+    CloudTarget,
+    Request,
+    Targets,
+    account,
+    describe,
+    find_targets,
+)
+from composer_tui.numbers import dollars, duration
+from composer_tui.runners.base import RunHandle, StopReport
+from composer_tui.runs.stop_mode import StopMode
+from composer_tui.runs.store import RunStore
+
+REFUSED = 2
+LAST_WORDS_SECONDS = 8.0
+_LOOK_SECONDS = 0.05
+GIVE_UP_SECONDS = 900.0  # where nobody watches, a stop that does not end must not hang for ever
 
 
 def stop_run(handle: RunHandle, mode: StopMode, grace: float | None, *, as_json: bool) -> int:
-    """0 only when no process of the run is left."""
+    """One run of this machine. 0 only when no process of it is left."""
     run_id = handle.folder.run_id
     if not as_json and handle.alive():
         verb = "stopping at once" if mode == "now" else "saving and stopping"
@@ -17,6 +42,242 @@ def stop_run(handle: RunHandle, mode: StopMode, grace: float | None, *, as_json:
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode({"run_id": run_id} | report._asdict()) + b"\n")
     else:
-        left = f"; still alive: {', '.join(map(str, report.left))}" if report.left else ""
-        print(f"{run_id}: {report.how} ({report.seconds:.1f} s){left}")
+        print(_report_line(run_id, report))
     return 0 if report.ended else 1
+
+
+def stop_all(store: RunStore, request: Request) -> int:
+    """0 only when nothing is left of any of it; 2 when there was no consent.
+
+    Raises `CannotStop`.
+    """
+    try:
+        targets = find_targets(store, request)
+    except CloudProblem as failure:
+        print_problem(failure.problem)
+        return problem_status(failure.problem)
+    if len(request.names) == 1 and len(targets.local) == 1 and not targets.cloud:
+        mode, grace = request.mode, request.grace_seconds
+        return stop_run(targets.local[0], mode, grace, as_json=request.as_json)
+    if not targets.number:
+        return _nothing(targets, request)
+    if not request.yes:
+        word = "STOP" if request.every else "y" if targets.number == 1 else str(targets.number)
+        consent = has_consent(describe(targets, request.mode), word)
+        if consent is None:
+            raise CannotStop(f"would stop {targets.number}: say --yes where there is no terminal")
+        if not consent:
+            print("composer-tui: nothing was stopped", file=sys.stderr)
+            return REFUSED
+    return _carry_out(store, targets, request)
+
+
+def stop_cloud(
+    store: RunStore,
+    targets: Sequence[CloudTarget],
+    mode: StopMode,
+    grace_seconds: float | None,
+    on_progress: Callable[[StopProgress], object],
+) -> list[StopResult]:
+    """Stops apps, each in its account, all accounts at once. Blocks until verified."""
+    by_account: dict[str, list[CloudTarget]] = {}
+    for target in targets:
+        by_account.setdefault(target.connection, []).append(target)
+    results: list[StopResult] = []
+
+    def one(connection: str, group: list[CloudTarget]) -> None:
+        grace = grace_seconds
+        if grace is None:
+            grace = max(target.grace_seconds for target in group)
+        try:
+            results.append(_stop_in(store, connection, group, mode, grace, on_progress))
+        except CloudProblem as failure:  # there is no way at all to this account
+            results.append(_not_stopped(group, failure))
+
+    *others, first = by_account.items()
+    threads = [threading.Thread(target=one, args=item, daemon=True) for item in others]
+    for thread in threads:
+        thread.start()
+    one(*first)  # here, where ctrl+c is heard: it is noted what was not verified
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def tell(progress: StopProgress) -> None:
+    """Where a stop is, on stderr."""
+    name = f"{progress.name} ({progress.app_id})" if progress.name else progress.app_id
+    left = f", {len(progress.containers)} left" if progress.containers else ""
+    note = f": {progress.message}" if progress.message else ""
+    words = progress.stage.replace("_", " ")
+    print(f"{name}: {words}{left} [{duration(progress.seconds)}]{note}", file=sys.stderr)
+
+
+def quiet_teller() -> Callable[[StopProgress], None]:
+    """Tells only what is new."""
+    told: dict[str, tuple[object, ...]] = {}
+
+    def on_progress(progress: StopProgress) -> None:
+        now = (progress.stage, progress.containers, progress.message)
+        if told.get(progress.app_id) != now and progress.stage != "gone":
+            tell(progress)
+        told[progress.app_id] = now
+
+    return on_progress
+
+
+def result_line(progress: StopProgress) -> str:
+    """How the stop of one app ended: "gone" is only said of what was verified."""
+    name = f"{progress.name} ({progress.app_id})" if progress.name else progress.app_id
+    took = duration(progress.seconds)
+    if progress.stage == "gone":
+        saved = "saved and gone" if progress.saved else "gone"
+        cost = f", final {dollars(progress.final_usd)}" if progress.final_usd is not None else ""
+        return f"{name}: {saved} in {took}, 0 containers left{cost}"
+    if progress.stage == "failed":
+        return f"{name}: NOT stopped: {progress.message}"
+    left = " ".join(progress.containers) or "its containers could not be listed"
+    note = f"; {progress.message}" if progress.message else ""
+    return f"{name}: NOT verified as gone after {took}: {left}{note}"
+
+
+def volumes_line() -> str:
+    """What goes on costing when all containers are gone."""
+    from composer_tui.cloud.rates_cache import kept_rates
+
+    rate = kept_rates(time.time()).rates.usd_per_hour.get("volume_storage_gib_month_cost")
+    price = f"{dollars(rate)} per GiB-month" if rate is not None else "by the GiB-month"
+    return f"volumes stay, with their checkpoints: {price} beyond what the plan has free"
+
+
+def _nothing(targets: Targets, request: Request) -> int:
+    if request.as_json:
+        _write_json([], [], targets.over, 0.0, zero=True)
+    else:
+        for run_id in targets.over:
+            print(f"{run_id}: was already over")
+        if not targets.over:
+            print("nothing to stop")
+    return 0
+
+
+def _carry_out(store: RunStore, targets: Targets, request: Request) -> int:
+    began = time.monotonic()
+    reports: dict[str, StopReport] = {}
+
+    def stop_one(handle: RunHandle) -> None:
+        run_id = handle.folder.run_id
+        try:
+            reports[run_id] = handle.stop(request.mode, request.grace_seconds)
+        except OSError as error:
+            print(f"{run_id}: NOT stopped: {error.strerror or error}", file=sys.stderr)
+
+    threads = [
+        threading.Thread(target=stop_one, args=(handle,), daemon=True) for handle in targets.local
+    ]
+    for thread in threads:
+        thread.start()
+    results: list[StopResult] = []
+    if targets.cloud:
+        on_progress = quiet_teller()
+        results = stop_cloud(store, targets.cloud, request.mode, request.grace_seconds, on_progress)
+    for thread in threads:
+        thread.join()
+    stopped = [app for result in results for app in result.apps]
+    gone = {app.app_id for app in stopped if app.stage == "gone"}
+    zero = (
+        all(target.app_id in gone for target in targets.cloud)
+        and len(reports) == len(targets.local)
+        and all(report.ended for report in reports.values())
+    )
+    if request.as_json:
+        seconds = time.monotonic() - began
+        _write_json(stopped, list(reports.items()), targets.over, seconds, zero=zero)
+    else:
+        _print_outcome(stopped, reports, targets.over)
+    sys.stdout.flush()
+    _see_out(store, [target for target in targets.cloud if target.app_id in gone])
+    return 0 if zero else 1
+
+
+def _see_out(store: RunStore, targets: Sequence[CloudTarget]) -> None:
+    """The runs' own records of their end, for those who look at them: nothing spends any more."""
+    from composer_tui.cloud.accounts import for_commands
+    from composer_tui.runners.cloud import CloudRun
+
+    accounts = for_commands(store)
+    left = [CloudRun(target.folder, accounts) for target in targets if target.folder is not None]
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    try:
+        while left and time.monotonic() < deadline:
+            left = [run for run in left if not run.settle()]
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        accounts.close()
+
+
+def _stop_in(
+    store: RunStore,
+    connection: str,
+    group: Sequence[CloudTarget],
+    mode: StopMode,
+    grace_seconds: float,
+    on_progress: Callable[[StopProgress], object],
+) -> StopResult:
+    ids = [target.app_id for target in group]
+    if connection != OWN_ACCOUNT:
+        return account(store, connection).stop(ids, mode, grace_seconds, on_progress)
+    from composer_tui.cloud.kill import LIMITS, stop_apps
+
+    limits = LIMITS if sys.stderr.isatty() else LIMITS._replace(give_up=GIVE_UP_SECONDS)
+    return stop_apps(ids, mode, grace_seconds, on_progress, limits=limits)
+
+
+def _not_stopped(group: Sequence[CloudTarget], failure: CloudProblem) -> StopResult:
+    message = failure.problem.message
+    return StopResult(
+        apps=tuple(
+            StopProgress(
+                app_id=target.app_id, name=target.name, stage="failed", seconds=0.0, message=message
+            )
+            for target in group
+        ),
+        seconds=0.0,
+    )
+
+
+def _print_outcome(
+    stopped: Sequence[StopProgress], reports: dict[str, StopReport], over: Sequence[str]
+) -> None:
+    for run_id in over:
+        print(f"{run_id}: was already over")
+    for run_id, report in reports.items():
+        print(_report_line(run_id, report))
+    for progress in stopped:
+        print(result_line(progress))
+    if any(progress.stage == "gone" for progress in stopped):
+        print(volumes_line())
+
+
+def _report_line(run_id: str, report: StopReport) -> str:
+    left = f"; still alive: {', '.join(map(str, report.left))}" if report.left else ""
+    return f"{run_id}: {report.how} ({report.seconds:.1f} s){left}"
+
+
+def _write_json(
+    stopped: Sequence[StopProgress],
+    reports: Sequence[tuple[str, StopReport]],
+    over: Sequence[str],
+    seconds: float,
+    *,
+    zero: bool,
+) -> None:
+    answer = {
+        "zero": zero,
+        "seconds": round(seconds, 3),
+        "apps": stopped,
+        "runs": [{"run_id": run_id} | report._asdict() for run_id, report in reports],
+        "already_over": over,
+        "still_costs": volumes_line() if stopped else "",
+    }
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")

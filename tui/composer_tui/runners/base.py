@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple, Protocol
 
 from composer_engine.config import RunConfig
 from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.stop_mode import StopMode
 
-StopMode = Literal["graceful", "now"]
 Ending = Literal[
     "saved and exited",
     "exited",

@@ -1,16 +1,11 @@
 """What is written into a run's stream when its engine died without saying why."""
 
-import os
 import signal
 from pathlib import Path
 from typing import NamedTuple
 
 from composer_engine.protocol import FailureKind, RunFailed
-from composer_tui.runs.framer import Framer
-from composer_tui.runs.sanitise import clean
 
-LOG_LINES = 20
-_LOG_BYTES = 1 << 16
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 )
@@ -35,19 +30,6 @@ def last_word(death: Death, log: list[str]) -> RunFailed:
     """The terminal event for such an end; ``log`` is the evidence, its newest lines."""
     kind, message, hint = _verdict(death, log)
     return RunFailed(kind=kind, message=message, hint=hint, detail="\n".join(log))
-
-
-def read_log_end(path: Path, lines: int = LOG_LINES) -> list[str]:
-    """The last lines of a log, clean, empty ones left out; none when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
-            framer = Framer()
-            found = [*framer.feed(file.read()), framer.flush() or b""]
-    except OSError:
-        return []
-    texts = (clean(line.decode("utf-8", "replace")).rstrip() for line in found)
-    return [text for text in texts if text][-lines:]
 
 
 def oom_kills() -> int | None:
@@ -83,20 +65,29 @@ def _verdict(death: Death, log: list[str]) -> tuple[FailureKind, str, str]:
             f"the run was stopped with {death.stopped_with} before it had saved",
             f"{_LOST}; a graceful stop with more time saves it",
         )
+    known = _known_failure(log)
     if status is None:
         traced = any("Traceback (most recent call last)" in line for line in log)
         return (
             "engine" if traced else "killed",
             f"the engine ended without a word; {_NO_STATUS}",
-            _LOST,
+            f"{known}; {_LOST}" if known else _LOST,
         )
     if status >= 0:
         return (
             "engine",
             f"the engine ended without a word, with exit status {status}",
-            "the last lines of log.txt say more",
+            known or "the last lines of log.txt say more",
         )
     return _of_signal(-status, out_of_memory=death.out_of_memory)
+
+
+def _known_failure(log: list[str]) -> str:
+    """What the log shows that others had before, and what mends it; '' for nothing known."""
+    from composer_tui.cloud.known_failures import diagnose
+
+    known = diagnose("\n".join(log), "local")
+    return f"{known.what}: {known.fix}" if known else ""
 
 
 def _of_signal(number: int, *, out_of_memory: bool) -> tuple[FailureKind, str, str]:

@@ -22,8 +22,8 @@ import psutil
 from composer_engine.config import RunConfig
 from composer_engine.contract import ENGINE_PACKAGES, HEARTBEAT_VARIABLE
 from composer_engine.protocol import RunFailed
-from composer_tui.runners.base import Ending, StopMode, StopReport
-from composer_tui.runners.last_word import Death, last_word, oom_kills, read_log_end
+from composer_tui.runners.base import Ending, StopReport
+from composer_tui.runners.last_word import Death, last_word, oom_kills
 from composer_tui.runners.processes import (
     RUN_ID_VARIABLE,
     is_alive,
@@ -33,7 +33,9 @@ from composer_tui.runners.processes import (
 from composer_tui.runners.stopping import Stage, stop_processes
 from composer_tui.runs.folder import DamagedFolder, ProcessRef, RunFolder, RunRecord, this_host
 from composer_tui.runs.journal import append, read_end
+from composer_tui.runs.log_end import read_log_end
 from composer_tui.runs.state import RunState
+from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
 
 LAUNCH_SECONDS = 20.0  # from run.json to process.json at most

@@ -28,12 +28,13 @@ from composer_engine.protocol import (
     RunStarted,
     Unrecognized,
 )
-from composer_tui.runners.base import Ending, StopMode, StopReport
+from composer_tui.runners.base import Ending, StopReport
 from composer_tui.runners.processes import is_alive, process_ref
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.framer import Framer
 from composer_tui.runs.journal import append, read_end, read_line
 from composer_tui.runs.state import RunState
+from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
 from composer_tui.runs.tail import Tail
 

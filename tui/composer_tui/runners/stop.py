@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable
 
 from composer_tui.numbers import duration
-from composer_tui.runners.base import RunHandle, StopMode, StopReport
+from composer_tui.runners.base import RunHandle, StopReport
 from composer_tui.runs.sanitise import clean
+from composer_tui.runs.stop_mode import StopMode
 
 
 class Stop:

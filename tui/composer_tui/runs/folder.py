@@ -16,7 +16,7 @@ from composer_engine.config import RunConfig, remembered
 from composer_engine.contract import EVENTS_FILE, PROCESS_FILE, STOP_FILE
 
 RECORD_VERSION = 1
-Target = Literal["local", "replay"]
+Target = Literal["local", "modal", "rehearsal", "replay"]
 _T = TypeVar("_T")
 
 
@@ -97,13 +97,18 @@ class RunFolder:
         return self.path / STOP_FILE
 
     @property
+    def cloud_path(self) -> Path:
+        """Which app on Modal the run is; see `composer_tui.cloud.ledger`."""
+        return self.path / "cloud.json"
+
+    @property
     def stopping_path(self) -> Path:
         """There while somebody waits for the run's graceful end."""
         return self.path / ".stopping"
 
     def read_record(self) -> RunRecord:
         """Raises `DamagedFolder`. A configuration of another version is read as far as it goes."""
-        tree = _read_json(self.record_path, dict[str, object])
+        tree = read_json(self.record_path, dict[str, object])
         config = remembered(tree.pop("config", None))
         try:
             record = msgspec.convert({**tree, "config": msgspec.to_builtins(config)}, RunRecord)
@@ -118,7 +123,7 @@ class RunFolder:
     def read_process(self) -> ProcessRef | None:
         """Who the engine says it is; ``None`` before it has said so, or when it cannot be read."""
         try:
-            return _read_json(self.process_path, ProcessRef)
+            return read_json(self.process_path, ProcessRef)
         except DamagedFolder:
             return None
 
@@ -152,7 +157,8 @@ def write_whole(path: Path, data: bytes) -> None:
         raise
 
 
-def _read_json(path: Path, kind: type[_T]) -> _T:
+def read_json(path: Path, kind: type[_T]) -> _T:
+    """One of the folder's small files. Raises `DamagedFolder`."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
             raise DamagedFolder(f"{path.name} is not a file")

@@ -98,40 +98,47 @@ class RunStore:
         """A new run folder with its record and config, in one step. Raises OSError."""
         from importlib import metadata  # 20 ms that nothing before a launch needs
 
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._sweep(now)
         stamp = datetime.fromtimestamp(now, UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+        while True:
+            run_id = f"{config.name}-{stamp}-{secrets.token_hex(2)}"
+            record = RunRecord(
+                run_id=run_id,
+                created_at=now,
+                target=target,
+                config=config,
+                config_hash=config_hash(config),
+                engine_version=metadata.version("composer-tui"),
+                cwd=str(Path.cwd()),
+                host=this_host(),
+                launcher=launcher,
+            )
+            try:
+                return self.adopt(record)
+            except FileExistsError:
+                continue
+
+    def adopt(self, record: RunRecord) -> RunFolder:
+        """A folder for a run that has its record and its id already, in one step.
+
+        Raises FileExistsError when there is one, and OSError.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._sweep(record.created_at)
         unborn = RunFolder(Path(tempfile.mkdtemp(prefix=_UNBORN, dir=self.root)))
         try:
-            while True:
-                run_id = f"{config.name}-{stamp}-{secrets.token_hex(2)}"
-                record = RunRecord(
-                    run_id=run_id,
-                    created_at=now,
-                    target=target,
-                    config=config,
-                    config_hash=config_hash(config),
-                    engine_version=metadata.version("composer-tui"),
-                    cwd=str(Path.cwd()),
-                    host=this_host(),
-                    launcher=launcher,
-                )
-                unborn.write_record(record)
-                write_whole(unborn.config_path, to_toml(config).encode())
-                try:
-                    unborn.path.rename(self.root / run_id)
-                except FileExistsError:
-                    continue
-                except OSError:
-                    if (self.root / run_id).exists():  # some systems say ENOTEMPTY
-                        continue
-                    raise
-                break
+            unborn.write_record(record)
+            write_whole(unborn.config_path, to_toml(record.config).encode())
+            try:
+                unborn.path.rename(self.root / record.run_id)
+            except OSError as error:
+                if (self.root / record.run_id).exists():  # some systems say ENOTEMPTY
+                    raise FileExistsError(record.run_id) from error
+                raise
         except OSError:
             shutil.rmtree(unborn.path, ignore_errors=True)
             raise
         _sync_folder(self.root)
-        return RunFolder(self.root / run_id)
+        return RunFolder(self.root / record.run_id)
 
     def folders(self) -> list[RunFolder]:
         """Every run's folder, newest first. Cheaper than `summaries`: events are not read."""

@@ -1,7 +1,8 @@
-"""What the three screens have in common: header, banner, keys, and one tick a frame."""
+"""What the screens have in common: header, banner, keys, and one tick a frame."""
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -9,10 +10,14 @@ from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 
+from composer_tui.cloud.wire import Apps, StopProgress
 from composer_tui.numbers import number
 from composer_tui.runs.store import RunSummary
+from composer_tui.screens.kill_banner import alarm_text, banner_lines
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.banner import Banner
+from composer_tui.widgets.burn import burn_words, orphans, stale_words
+from composer_tui.widgets.cells import cut
 from composer_tui.widgets.glyphs import UNICODE, Glyphs
 from composer_tui.widgets.header import HeaderFacts, HeaderLine
 from composer_tui.widgets.key_bar import KeyBar
@@ -20,12 +25,18 @@ from composer_tui.widgets.palette import Palette
 from composer_tui.widgets.pane import Pane
 from composer_tui.widgets.status import status_of
 
+if TYPE_CHECKING:
+    from composer_tui.pricing.rates import Rates  # not before a price is asked for
+
 
 class Moment(NamedTuple):
     """All that a screen may know of the world outside it, at one moment (unix seconds).
 
     ``live`` are the ids of the runs on this machine that have not ended, ``stopping`` of those
-    that were asked to; ``stop_words`` say how the watched run's stop went.
+    that were asked to; ``stop_words`` say how the watched run's stop went. ``apps`` is None until
+    Modal was asked; ``kills`` has the stops of apps by their ids, those that are over for as long
+    as a person should see it. ``rates`` is None where only the shipped prices are known. With
+    ``readonly`` nothing may be launched, stopped or prolonged.
     """
 
     now: float
@@ -34,26 +45,40 @@ class Moment(NamedTuple):
     stopping: frozenset[str] = frozenset()
     alarms: tuple[str, ...] = ()
     stop_words: str = ""
+    apps: Apps | None = None
+    kills: Mapping[str, StopProgress] = MappingProxyType({})
+    readonly: bool = False
+    rates: "Rates | None" = None
+
+
+_COPIED_CELLS = 40  # of what was copied are shown
+ACTS = frozenset({"launch", "stop", "kill", "lease", "mark", "mark_orphans"})
+"""The actions that a read-only app does not have."""
 
 
 def header_facts(moment: Moment) -> HeaderFacts:
     """What the header says at a moment."""
-    if moment.watch is None:
-        return HeaderFacts(live=len(moment.live))
-    state = moment.watch.feed.state
+    money = HeaderFacts(
+        live=len(moment.live),
+        burn=burn_words(moment.apps),
+        orphans=len(orphans(moment.apps)),
+        stale=stale_words(moment.apps, moment.now),
+    )
+    watch = moment.watch
+    if watch is None:
+        return money
+    state = watch.feed.state
     step = ""
     if state.total_steps:
         step = f"{state.last.step if state.last else 0:,}/{state.total_steps:,}"
-    device = state.device
     reward = state.last.reward_mean if state.last else None
-    return HeaderFacts(
-        status_of(state.life, stopping=moment.watch.run_id in moment.stopping),
-        moment.watch.run_id,
-        moment.watch.name,
-        step,
-        number(reward) if reward is not None else "",
-        device.kind if device else "",
-        len(moment.live),
+    return money._replace(
+        status=status_of(state.life, stopping=watch.run_id in moment.stopping),
+        name=watch.run_id,
+        short_name=watch.name,
+        step=step,
+        reward=number(reward) if reward is not None else "",
+        device=watch.place or (state.device.kind if state.device else ""),
     )
 
 
@@ -63,12 +88,21 @@ class BaseScreen(Screen[None]):
     mode: ClassVar[str] = ""
     first_focus: ClassVar[str] = ""
     lists_runs: ClassVar[bool] = False
+    lists_apps: ClassVar[bool] = False
     # As in Screen, but a focus that moves does not paint the whole screen: 30 KiB over ssh.
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)
     ESCAPE_TO_MINIMIZE = False  # it closes a filter first, then the full view: see action_back
     ALLOW_IN_MAXIMIZED_VIEW = ".chrome, .banner, #filter"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f", "full", "Full", id="pane.full", tooltip="Give the pane the whole screen"),
+        Binding(
+            "c",
+            "copy",
+            "Copy",
+            show=False,
+            id="copy",
+            tooltip="Copy the ids of the alarm, or of the app",
+        ),
         Binding("escape", "back", "Back", show=False, id="back"),
     ]
 
@@ -83,6 +117,7 @@ class BaseScreen(Screen[None]):
         self._header = HeaderLine(self.mode)
         self._banner = Banner()
         self._composed = False
+        self.alarm_text = ""
 
     @property
     def is_ready(self) -> bool:
@@ -111,7 +146,11 @@ class BaseScreen(Screen[None]):
         True when there is more to draw: a screen draws a part at a time, and keys come between.
         """
         self._header.show(header_facts(moment))
-        self._banner.show(moment.alarms)
+        self._banner.show(banner_lines(moment.alarms, moment.kills))
+        alarm = alarm_text(moment.kills)
+        if alarm != self.alarm_text:
+            self.alarm_text = alarm
+            self.refresh_bindings()
         return False
 
     def list_runs(self, runs: Sequence[RunSummary]) -> None:
@@ -122,9 +161,26 @@ class BaseScreen(Screen[None]):
         self.notify(words, title=title, severity="error", markup=False)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """``f`` is there for a pane that has the focus."""
+        """``f`` is there for a pane that has the focus, ``c`` for what there is to copy.
+
+        None, which is "not now", for what a read-only app does not do: its help still lists it.
+        """
         del parameters
+        if action in ACTS and getattr(self.app, "readonly", False):
+            return None
+        if action == "copy":
+            return bool(self.copy_text())
         return isinstance(self.focused, Pane) if action == "full" else True
+
+    def copy_text(self) -> str:
+        """What ``c`` copies: the ids of what does not end, while there is such an alarm."""
+        return self.alarm_text
+
+    def action_copy(self) -> None:
+        """Copy to the clipboard of the terminal, which has to allow it."""
+        text = self.copy_text()
+        self.app.copy_to_clipboard(text)
+        self.notify(f"copied {cut(text, _COPIED_CELLS)}", markup=False)
 
     def action_full(self) -> None:
         """Give the focused pane the whole screen, or give it back."""

@@ -55,7 +55,7 @@ class Dialog(ModalScreen[T]):
     def compose(self) -> ComposeResult:
         yield Palette()
         with Vertical(id="box"):
-            yield Lines(lambda _: [(Span(self.heading(), "title"),), ()])
+            yield Lines(lambda _: [(Span(self.heading(), "title"),), ()], id="heading")
             with VerticalScroll(id="rows", can_focus=False):
                 yield Lines(self.rows, id="said")
             yield from self.fields()
@@ -71,7 +71,8 @@ class Dialog(ModalScreen[T]):
         self.query(self.first_focus).first().focus()
 
     def show_rows(self) -> None:
-        """Show what `rows` answers now."""
+        """Show what `heading` and `rows` answer now."""
+        self.query_one("#heading", Lines).redraw()
         self.query_one("#said", Lines).show(self.rows)
         self._fit()
 

@@ -16,7 +16,11 @@ from composer_engine.config import (
     parse_field,
 )
 from composer_engine.config_file import Value
+from composer_tui.pricing.catalog import UnknownGpu, parse_gpu
+from composer_tui.runs.folder import Target
 from composer_tui.runs.sanitise import clean
+
+TARGETS: dict[str, Target] = {"local": "local", "modal": "modal", "rehearsal": "rehearsal"}
 
 # What most launches change. Everything else is one key away, under "advanced".
 ESSENTIALS = (
@@ -33,7 +37,9 @@ ESSENTIALS = (
     "optimizer.learning_rate",
     "checkpoint.every_steps",
 )
-ADVANCED = tuple(path for path in FIELDS if path not in ESSENTIALS)
+# What most launches on Modal change; there only for those.
+CLOUD_ESSENTIALS = ("modal.gpu", "modal.timeout_seconds", "modal.cap_usd", "modal.lease_minutes")
+ADVANCED = tuple(path for path in FIELDS if path not in ESSENTIALS + CLOUD_ESSENTIALS)
 
 
 def sections(paths: tuple[str, ...]) -> list[tuple[str, list[str]]]:
@@ -58,18 +64,23 @@ class Checked(NamedTuple):
 
 @dataclass(frozen=True)
 class Draft:
-    """A preset and what was typed over it. ``texts`` holds every field."""
+    """A preset and what was typed over it, and where it shall run. ``texts`` holds every field."""
 
     preset: str
     base: RunConfig
     texts: Mapping[str, str]
+    target: Target = "local"
 
     @classmethod
-    def of(cls, preset: str, base: RunConfig) -> "Draft":
+    def of(cls, preset: str, base: RunConfig, target: Target = "local") -> "Draft":
         """A preset as it is."""
         # A preset is a file that someone may have sent: its text goes to the terminal too.
         texts = {path: clean(field_text(get_field(base, path))) for path in FIELDS}
-        return cls(preset, base, MappingProxyType(texts))
+        return cls(preset, base, MappingProxyType(texts), target)
+
+    def to(self, target: Target) -> "Draft":
+        """The same run elsewhere."""
+        return replace(self, target=target)
 
     def typed(self, path: str, text: str) -> "Draft":
         """The draft with another text in a field."""
@@ -83,7 +94,10 @@ class Draft:
             return True
 
     def checked(self) -> Checked:
-        """Every field on its own; then, when all are right, the rules between them."""
+        """Every field on its own; then, when all are right, the rules between them.
+
+        Modal has to have the GPUs that it is asked for; a rehearsal takes any word.
+        """
         errors: dict[str, str] = {}
         for path, text in self.texts.items():
             try:
@@ -96,6 +110,11 @@ class Draft:
             config = build(Value(path, text, "", is_text=True) for path, text in self.texts.items())
         except ConfigError as error:
             return Checked(None, {problem.field: problem.message for problem in error.problems})
+        try:
+            for gpu in config.modal.gpu if self.target == "modal" else ():
+                parse_gpu(gpu)
+        except UnknownGpu as error:
+            return Checked(None, {"modal.gpu": str(error)})
         return Checked(config, {})
 
     def changes(self) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ import psutil
 
 from composer_tui.runners.attach import attach
 from composer_tui.runners.base import RunHandle
+from composer_tui.runners.cloud import CloudFor, CloudRun
 from composer_tui.runners.local import LocalRun, LocalRunner
 from composer_tui.runners.replay import ReplayRun
 from composer_tui.runs.feed import RunFeed
@@ -41,8 +42,8 @@ class LiveRun(NamedTuple):
 class Fleet:
     """Handles by run id. A run leaves the fleet when it has ended and has its last word."""
 
-    def __init__(self, runner: LocalRunner) -> None:
-        self._runner = runner
+    def __init__(self, runner: LocalRunner, cloud_for: CloudFor | None = None) -> None:
+        self._runner, self._cloud_for = runner, cloud_for
         self._handles: dict[str, RunHandle] = {}
 
     @property
@@ -59,14 +60,21 @@ class Fleet:
         return self._handles.get(run_id)
 
     def find_running(self) -> list[str]:
-        """Take in the local runs whose process is there; their ids, the newest first.
+        """Take in what runs: local runs whose process is there, and runs on Modal that are launched
+        and were not seen to end. Their ids, the newest first.
 
         A glance at one small file a run, before the first paint. `find` sees the rest later: what
-        is just being launched, replays, and runs that died with nobody watching.
+        is just being launched, replays, rehearsals, and runs that died with nobody watching.
         """
         found: list[tuple[float, str]] = []
         store = self._runner.store
         for folder in (RunFolder(store.root / run_id) for run_id in store.run_ids()):
+            if folder.cloud_path.exists():
+                run = CloudRun(folder, self._cloud_for)
+                if run.alive() and run.is_launched and run.ref and not run.ref.connection:
+                    self.add(run)
+                    found.append((run.ref.launched_at, folder.run_id))
+                continue
             process = folder.read_process()
             if process is None or not psutil.pid_exists(process.pid):
                 continue
@@ -85,7 +93,8 @@ class Fleet:
         for run in runs:
             if run.life in ENDED or run.run_id in self._handles:
                 continue
-            handle = attach(self._runner, RunFolder(self._runner.store.root / run.run_id))
+            folder = RunFolder(self._runner.store.root / run.run_id)
+            handle = attach(self._runner, folder, self._cloud_for)
             if not _is_over(handle):
                 self._handles[run.run_id] = handle
                 found.append(run.run_id)
@@ -114,7 +123,15 @@ class Fleet:
 
     def outliving(self) -> list[str]:
         """The ids of the live runs that a person has to decide about: a replay is nobody's work."""
-        return [run for run, handle in self._handles.items() if isinstance(handle, LocalRun)]
+        return [run for run, handle in self._handles.items() if not isinstance(handle, ReplayRun)]
+
+    def cloud_run(self, app: str) -> CloudRun | None:
+        """The live run on Modal whose app has this id or, before it has one, this name."""
+        for handle in self._handles.values():
+            ref = handle.ref if isinstance(handle, CloudRun) else None
+            if isinstance(handle, CloudRun) and ref and app in (ref.app_id, ref.app_name):
+                return handle
+        return None
 
     def stop_facts(self, run_id: str, state: RunState | None) -> StopFacts | None:
         """What a person should know before stopping; None for a run that is not live."""

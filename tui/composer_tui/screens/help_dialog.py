@@ -1,6 +1,7 @@
 """What the focused pane is, and every key that works here."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from textual.binding import ActiveBinding
 
@@ -12,19 +13,28 @@ from composer_tui.widgets.pane import Pane
 _KEY_CELLS = 16
 
 
-def key_groups(active: Iterable[ActiveBinding]) -> dict[str, list[tuple[str, str]]]:
+class KeyHelp(NamedTuple):
+    """Keys, and what they do; ``acts`` is False for what this app may not do."""
+
+    keys: str
+    words: str
+    acts: bool
+
+
+def key_groups(active: Iterable[ActiveBinding]) -> dict[str, list[KeyHelp]]:
     """Keys and what they do, by where they come from; one line for each action."""
-    found: dict[str, dict[str, tuple[list[str], str]]] = {}
+    found: dict[str, dict[str, tuple[list[str], str, bool]]] = {}
     for namespace, binding, enabled, _ in active:
-        if not enabled or binding.system or not binding.description:
+        if binding.system or not binding.description:
             continue
         where = "this pane" if isinstance(namespace, Pane) else "everywhere"
-        keys, _words = found.setdefault(where, {}).setdefault(
-            binding.action, ([], binding.tooltip or binding.description)
+        words = binding.tooltip or binding.description
+        keys, _words, _acts = found.setdefault(where, {}).setdefault(
+            binding.action, ([], words, enabled)
         )
         keys.append(key_name(binding.key))
     return {
-        where: [("  ".join(keys), words) for keys, words in actions.values()]
+        where: [KeyHelp("  ".join(keys), words, acts) for keys, words, acts in actions.values()]
         for where, actions in found.items()
     }
 
@@ -46,9 +56,13 @@ class HelpDialog(Dialog[None]):
             rows += [*((Span(line),) for line in wrap(self._pane.help_text, width)), ()]
         for where, keys in self._groups.items():
             rows.append((Span(where, "accent"),))
-            for key, words in keys:
-                first, *rest = wrap(words, max(8, width - _KEY_CELLS))
-                rows.append((Span(f"{key:<{_KEY_CELLS}}", "key"), Span(first)))
-                rows += [(Span(" " * _KEY_CELLS + line),) for line in rest]
+            for key, words, acts in keys:
+                said = words if acts else f"{words} (not while read-only)"
+                style = "text" if acts else "dim"
+                first, *rest = wrap(said, max(8, width - _KEY_CELLS))
+                rows.append(
+                    (Span(f"{key:<{_KEY_CELLS}}", "key" if acts else "dim"), Span(first, style))
+                )
+                rows += [(Span(" " * _KEY_CELLS + line, style),) for line in rest]
             rows.append(())
         return rows

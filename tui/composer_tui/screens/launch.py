@@ -1,6 +1,6 @@
 """Screen 1: choose what to run, see what will happen, launch it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,20 +8,32 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widget import Widget
 from textual.widgets import Button, Label
 
 from composer_engine.config import FIELDS, ConfigError, RunConfig, field_text, get_field
 from composer_tui.messages import LaunchAsked
 from composer_tui.presets import Presets
-from composer_tui.screens.base import BaseScreen
+from composer_tui.pricing.rates import Rates, snapshot_rates
+from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.diff_dialog import DiffDialog
-from composer_tui.screens.draft import ADVANCED, ESSENTIALS, Draft, label, sections
-from composer_tui.screens.plan import plan_rows, problem_rows, wrapped
+from composer_tui.screens.draft import (
+    ADVANCED,
+    CLOUD_ESSENTIALS,
+    ESSENTIALS,
+    TARGETS,
+    Draft,
+    label,
+    sections,
+)
+from composer_tui.screens.plan import plan_rows, price_words, problem_rows, target_rows, wrapped
 from composer_tui.screens.save_dialog import SaveDialog
 from composer_tui.widgets.cells import Row, Span
 from composer_tui.widgets.choice import Choice
 from composer_tui.widgets.field import Field
 from composer_tui.widgets.plan_pane import RowsPane
+
+_SLIM = 72  # below it there is no room for the plan beside the form, but for the price
 
 
 class LaunchScreen(BaseScreen):
@@ -30,7 +42,7 @@ class LaunchScreen(BaseScreen):
     mode = "launch"
     first_focus = "#preset"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f5", "launch", "Launch", id="launch", tooltip="Launch the run on this machine"),
+        Binding("f5", "launch", "Launch", id="launch", tooltip="Launch the run where it says"),
         Binding(
             "f2,a", "advanced", "Advanced", id="launch.advanced", tooltip="Show every other field"
         ),
@@ -44,6 +56,8 @@ class LaunchScreen(BaseScreen):
         super().__init__()
         self._presets = presets
         self._runs_root = runs_root
+        self._rates: Rates = snapshot_rates()
+        self._readonly = False
         name = presets.names()[0]
         self._broken = ""
         try:
@@ -58,9 +72,11 @@ class LaunchScreen(BaseScreen):
                 with Horizontal(id="choices"):
                     yield Label("preset", classes="choice-label", markup=False)
                     yield Choice(self._presets.names(), self._draft.preset, id="preset")
-                    yield Label("target", classes="choice-label", markup=False)
-                    yield Choice(["local"], "local", id="target")
+                    yield Label("where", classes="choice-label", markup=False)
+                    yield Choice([*TARGETS], self._draft.target, id="target")
+                yield Label("", id="price", markup=False)
                 with VerticalScroll(id="fields", can_focus=False):
+                    yield from self._fields(CLOUD_ESSENTIALS)
                     yield from self._fields(ESSENTIALS)
                     yield Label("advanced fields: F2", id="more", markup=False)
             with Vertical(id="plan"):
@@ -72,11 +88,17 @@ class LaunchScreen(BaseScreen):
                     yield Button("Save F4", id="save", compact=True)
                     yield Button("Diff F3", id="diff", compact=True)
 
-    def _fields(self, paths: tuple[str, ...]) -> Iterator[Label | Field]:
+    def _fields(self, paths: tuple[str, ...]) -> list[Widget]:
+        """The fields under the names of their sections; those of Modal in a box of their own."""
+        made: list[Widget] = []
         for section, members in sections(paths):
-            yield Label(section, classes="section", markup=False)
-            for path in members:
-                yield Field(path, label(path), self._draft.texts[path])
+            head = Label(section, classes="section", markup=False)
+            fields = [Field(path, label(path), self._draft.texts[path]) for path in members]
+            if section == "modal":
+                made.append(Vertical(head, *fields, classes="cloud"))
+            else:
+                made += [head, *fields]
+        return made
 
     def on_mount(self) -> None:
         self.query_one("#notice").display = False
@@ -90,18 +112,43 @@ class LaunchScreen(BaseScreen):
         """The form as it stands."""
         return self._draft
 
+    def tick(self, moment: Moment) -> bool:
+        more = super().tick(moment)
+        rates = moment.rates or self._rates
+        if (rates, moment.readonly) != (self._rates, self._readonly):
+            self._rates, self._readonly = rates, moment.readonly
+            self._judge()
+        return more
+
+    def on_resize(self) -> None:
+        if self.is_ready:
+            self._judge()
+
     def _judge(self) -> None:
         """Say of every field, and of the whole, whether it can be launched."""
         draft = self._draft
         checked = draft.checked()
+        wrong = any(path.startswith("modal.") for path in checked.errors)
+        for box in self.query(".cloud"):
+            box.display = draft.target != "local" or wrong
         for field in self.query(Field):
             field.judge(
                 changed=draft.is_changed(field.path), error=checked.errors.get(field.path, "")
             )
+        self._show_price(checked.config)
         self.query_one("#summary", RowsPane).show(
             self._summary(checked.config, len(checked.errors), len(draft.changes()))
         )
-        self.query_one("#launch-now", Button).disabled = checked.config is None
+        self.query_one("#launch-now", Button).disabled = checked.config is None or self._readonly
+
+    def _show_price(self, config: RunConfig | None) -> None:
+        """Where the plan is hidden, its price is not."""
+        slim = config is not None and self.app.size.width < _SLIM
+        words = price_words(config, self._draft.target, self._rates) if config and slim else ""
+        box = self.query_one("#price", Label)
+        box.display = bool(words)
+        if words:
+            box.update(words)
 
     def _summary(
         self, config: RunConfig | None, errors: int, changes: int
@@ -110,7 +157,12 @@ class LaunchScreen(BaseScreen):
             verdict = problem_rows(errors, changes, self._draft.preset, self.app_glyphs)
             if config is None:
                 return [*verdict, (), *self._errors(width)]
-            return [*verdict, (), *plan_rows(config, self._runs_root, width, self.app_glyphs)]
+            return [
+                *verdict,
+                (),
+                *target_rows(config, self._draft.target, self._rates, width, self.app_glyphs),
+                *plan_rows(config, self._runs_root, width, self.app_glyphs),
+            ]
 
         return rows
 
@@ -156,7 +208,13 @@ class LaunchScreen(BaseScreen):
             self.refuse(f"preset {event.value}", str(error))
             return
         self.hide_notice()
-        self._take(Draft.of(event.value, base))
+        self._take(Draft.of(event.value, base, self._draft.target))
+
+    @on(Choice.Changed, "#target")
+    def _target_chosen(self, event: Choice.Changed) -> None:
+        self._draft = self._draft.to(TARGETS[event.value])
+        self.hide_notice()
+        self._judge()
 
     def _take(self, draft: Draft) -> None:
         self._draft = draft
@@ -218,7 +276,7 @@ class LaunchScreen(BaseScreen):
             self.refuse("not saved", str(error))
             return
         self.query_one("#preset", Choice).set_options(self._presets.names(), name)
-        self._take(Draft.of(name, config))
+        self._take(Draft.of(name, config, self._draft.target))
         self.notify(f"saved {path}", markup=False)
 
     def action_launch(self) -> None:
@@ -226,7 +284,7 @@ class LaunchScreen(BaseScreen):
         config = self._draft.checked().config
         if config is not None:
             self.hide_notice()
-            self.post_message(LaunchAsked(config))
+            self.post_message(LaunchAsked(config, self._draft.target))
             return
         for field in self.query(Field):
             if field.error:

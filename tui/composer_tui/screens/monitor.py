@@ -14,6 +14,7 @@ from composer_tui.messages import StopAsked
 from composer_tui.runs.feed import RunFeed
 from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.pace import Pace
+from composer_tui.screens.run_cost import cost_parts
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.alert_list import AlertList
 from composer_tui.widgets.cells import Row, Span
@@ -149,7 +150,8 @@ class MonitorScreen(BaseScreen):
             self._arrange(None)
             return False
         feed = watch.feed
-        self.query_one(StatusLine).show(feed, moment.stop_words)
+        costs = cost_parts(watch, moment.apps, moment.now)
+        self.query_one(StatusLine).show(feed, moment.stop_words, costs)
         # A live run's clock goes on between its events; an ended run's screen does not move.
         second = 0 if feed.state.ended else int(moment.now)
         laid_out = self._layout_pace.due(feed.version, moment.now)
@@ -171,9 +173,8 @@ class MonitorScreen(BaseScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only a live run can be stopped."""
-        if action == "stop":
-            return self._can_stop
-        return super().check_action(action, parameters)
+        allowed = super().check_action(action, parameters)
+        return self._can_stop if allowed and action == "stop" else allowed
 
     def _arrange(self, watch: Watch | None) -> None:
         """Which panes there are: a ladder before step 1, charts from then on."""

@@ -1,11 +1,18 @@
 """What a launch will do, in words, before it does it."""
 
+from decimal import Decimal
 from pathlib import Path
 
-from composer_engine.config import RunConfig
-from composer_tui.numbers import count
+from composer_engine.config import ModalConfig, RunConfig
+from composer_tui.numbers import count, dollars, duration
+from composer_tui.pricing.catalog import UnknownGpu
+from composer_tui.pricing.rates import Rates, dearest_usd_per_hour
+from composer_tui.runs.folder import Target
+from composer_tui.screens.app_facts import rates_words
 from composer_tui.widgets.cells import Row, Span, cut, wrap
 from composer_tui.widgets.glyphs import Glyphs
+
+_LABEL_CELLS = 8
 
 
 def channel_weights(config: RunConfig) -> list[tuple[str, float]]:
@@ -15,6 +22,84 @@ def channel_weights(config: RunConfig) -> list[tuple[str, float]]:
         ("sdpo", config.loss.sdpo_weight),
         ("replay", config.loss.replay_weight),
     ]
+
+
+def target_rows(
+    config: RunConfig, target: Target, rates: Rates, width: int, glyphs: Glyphs
+) -> list[Row]:
+    """Where it runs, what that costs and what bounds it; nothing for this machine."""
+    if target == "rehearsal":
+        said = "the real modal client against this machine, $0"
+        first, *rest = wrap(said, max(8, width - _LABEL_CELLS))
+        return [_line("where", first), *(_line("", line) for line in rest)]
+    if target != "modal":
+        return []
+    gpus = " or ".join(config.modal.gpu) or "CPU only"
+    rows = [_line("where", f"modal, {gpus}"), *cost_rows(config.modal, rates)]
+    if config.modal.gpu and config.model.device == "cpu":
+        idle = (Span(f"{'':<{_LABEL_CELLS}}"), Span("device cpu leaves GPU idle", "bad"))
+        rows.insert(1, idle)
+    return [_cut(row, width, glyphs) for row in rows]
+
+
+def cost_rows(modal: ModalConfig, rates: Rates) -> list[Row]:
+    """The dearest it can be, an hour and in all.
+
+    The cap holds over all attempts, and a lease by the clock; a timeout is one attempt's. So the
+    timeout alone bounds nothing: a preempted run begins another.
+    """
+    try:
+        rate = dearest_usd_per_hour(rates, modal)
+    except UnknownGpu:
+        rate = None
+    words = rates_words(rates.source, rates.as_of)
+    timeout = duration(modal.timeout_seconds)
+    lease = duration(modal.lease_minutes * 60)
+    if rate is None:
+        return [
+            (
+                Span(f"{'price':<{_LABEL_CELLS}}", "dim"),
+                Span("not known: the cap cannot hold", "bad"),
+            ),
+            _line("bounds", f"{timeout} an attempt, lease {lease}"),
+        ]
+    most, by = worst_case(modal, rate)
+    attempt = rate * modal.timeout_seconds / 3600
+    return [
+        (Span(f"{'price':<{_LABEL_CELLS}}", "dim"), Span(f"{dollars(rate)}/h", "strong")),
+        (Span(f"{'':<{_LABEL_CELLS}}"), Span(words, "dim")),
+        (
+            Span(f"{'at most':<{_LABEL_CELLS}}", "dim"),
+            Span(f"{dollars(most)}, by {by}", "warn"),
+        ),
+        _line("", f"{timeout} an attempt: {dollars(attempt)}"),
+    ]
+
+
+def price_words(config: RunConfig, target: Target, rates: Rates) -> str:
+    """The price and its bound in one line; "" for this machine."""
+    if target == "rehearsal":
+        return "a rehearsal on this machine: $0"
+    if target != "modal":
+        return ""
+    try:
+        rate = dearest_usd_per_hour(rates, config.modal)
+    except UnknownGpu:
+        rate = None
+    if rate is None:
+        return "price not known: the cap cannot hold"
+    most, by = worst_case(config.modal, rate)
+    return f"{dollars(rate)}/h, at most {dollars(most)} by {by}"
+
+
+def worst_case(modal: ModalConfig, usd_per_hour: Decimal) -> tuple[Decimal, str]:
+    """The most that a run can cost, saving included, and which bound it is that ends it."""
+    seconds = Decimal(str(modal.lease_minutes)) * 60 + Decimal(str(modal.stop_grace_seconds))
+    by_lease = usd_per_hour * seconds / 3600
+    cap = Decimal(str(modal.cap_usd))
+    if by_lease < cap:
+        return by_lease, f"the {duration(modal.lease_minutes * 60)} lease"
+    return cap, "its cap"
 
 
 def plan_rows(config: RunConfig, runs_root: Path, width: int, glyphs: Glyphs) -> list[Row]:
@@ -36,7 +121,7 @@ def plan_rows(config: RunConfig, runs_root: Path, width: int, glyphs: Glyphs) ->
         words = "always on" if name == "grpo" else f"weight {weight:g}" if live else "off"
         rows.append(
             (
-                Span(f"{'loss' if index == 0 else '':<8}", "dim"),
+                Span(f"{'loss' if index == 0 else '':<{_LABEL_CELLS}}", "dim"),
                 Span(f"{glyphs.live if live else glyphs.dot} ", "good" if live else "axis"),
                 Span(f"{name:<7}", "text" if live else "dim"),
                 Span(words, "dim"),
@@ -56,7 +141,7 @@ def plan_rows(config: RunConfig, runs_root: Path, width: int, glyphs: Glyphs) ->
 
 
 def _line(name: str, words: str) -> Row:
-    return (Span(f"{name:<8}", "dim"), Span(words))
+    return (Span(f"{name:<{_LABEL_CELLS}}", "dim"), Span(words))
 
 
 def _cut(row: Row, width: int, glyphs: Glyphs) -> Row:

@@ -21,9 +21,11 @@ class QuitDialog(Dialog[QuitAnswer]):
         Binding("c", "close", "Stay", show=False, id="quit.cancel"),
     ]
 
-    def __init__(self, runs: Sequence[LiveRun]) -> None:
+    def __init__(self, runs: Sequence[LiveRun], *, readonly: bool = False) -> None:
+        """With ``readonly`` they can only be left running."""
         super().__init__()
         self._runs = runs
+        self._readonly = readonly
 
     def heading(self) -> str:
         one = len(self._runs) == 1
@@ -43,11 +45,18 @@ class QuitDialog(Dialog[QuitAnswer]):
         return [*rows, (), *((Span(line, "dim"),) for line in wrap(said, width)), ()]
 
     def buttons(self) -> Sequence[Button]:
-        return [
+        buttons = [
             Button("Leave running", id="leave", compact=True),
             Button("Stop...", id="stop", variant="error", compact=True),
             Button("Cancel (esc)", id="close", compact=True),
         ]
+        return [button for button in buttons if button.id != "stop" or not self._readonly]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A read-only app stops nothing."""
+        if action == "answer" and self._readonly:
+            return None
+        return super().check_action(action, parameters)
 
     def action_answer(self, answer: QuitAnswer) -> None:
         """Answer."""

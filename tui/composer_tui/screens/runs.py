@@ -58,13 +58,14 @@ class RunsScreen(BaseScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only an ended run can be replayed, only a live one stopped."""
-        if action in {"replay", "stop"} and self.is_ready:
+        allowed = super().check_action(action, parameters)
+        if allowed and action in {"replay", "stop"} and self.is_ready:
             chosen = self.query_one(RunTable).selected
             live = self._moment.live if self._moment else frozenset()
             if chosen is None:
                 return False
             return chosen.life in ENDED if action == "replay" else chosen.run_id in live
-        return super().check_action(action, parameters)
+        return allowed
 
     @on(RunTable.Opened)
     def _opened(self, event: RunTable.Opened) -> None:

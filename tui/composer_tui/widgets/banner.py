@@ -1,34 +1,43 @@
 """What must not be missed and does not go away by itself: it is on every screen."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from composer_tui.widgets.cells import Row, Span, cut
 from composer_tui.widgets.pane import CellWidget
 
 
+class BannerLine(NamedTuple):
+    """One line; ``glyph`` names a field of `Glyphs`, ``style`` a style."""
+
+    text: str
+    glyph: str = "alert"
+    style: str = "alarm"
+
+
 class Banner(CellWidget):
-    """A line for each alarm; without alarms it takes no room."""
+    """A row for each line; without lines it takes no room."""
 
     def __init__(self) -> None:
         super().__init__(classes="banner")
-        self._alarms: tuple[str, ...] = ()
+        self._lines: tuple[BannerLine, ...] = ()
         self.display = False
 
-    def show(self, alarms: tuple[str, ...]) -> None:
-        """Show these alarms and no others."""
-        if alarms == self._alarms:
+    def show(self, lines: tuple[BannerLine, ...]) -> None:
+        """Show these lines and no others."""
+        if lines == self._lines:
             return
-        self._alarms = alarms
-        self.display = bool(alarms)
-        self.styles.height = len(alarms)
+        if len(lines) != len(self._lines):
+            self.display = bool(lines)
+            self.styles.height = len(lines)
+        self._lines = lines
+        self.set_class(all(line.style != "alarm" for line in lines), "-calm")
         self.redraw()
 
     def build(self, width: int, height: int) -> Sequence[Row]:
-        lead = f" {self.glyphs.alert} "
-        return [
-            (
-                Span(lead, "alarm"),
-                Span(cut(alarm, width - len(lead), self.glyphs.ellipsis), "alarm"),
-            )
-            for alarm in self._alarms[:height]
-        ]
+        rows: list[Row] = []
+        for text, glyph, style in self._lines[:height]:
+            lead = f" {getattr(self.glyphs, glyph)} "
+            words = cut(text, width - len(lead), self.glyphs.ellipsis)
+            rows.append((Span(lead, style), Span(words, style)))
+        return rows

@@ -35,6 +35,14 @@ def cut(text: str, cells: int, ellipsis: str = "…") -> str:
     return set_cell_size(text, max(0, cells - 1)).rstrip() + ellipsis if cells > 0 else ""
 
 
+def cut_middle(text: str, cells: int, tail: int, ellipsis: str = "…") -> str:
+    """At most ``cells`` cells of text that keep its last characters, which tell runs apart."""
+    if cell_len(text) <= cells or cells <= 2 * tail:
+        return cut(text, cells, ellipsis)
+    last = text[-tail:]
+    return cut(text, cells - cell_len(last), ellipsis) + last
+
+
 def fit(text: str, cells: int, ellipsis: str = "…") -> str:
     """Exactly ``cells`` cells: cut, or padded on the right."""
     return set_cell_size(cut(text, cells, ellipsis), max(0, cells))

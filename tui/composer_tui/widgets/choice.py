@@ -77,8 +77,7 @@ class Choice(CellWidget, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         self.action_turn(-1 if event.x == 0 else 1)
 
-    def on_focus(self, _: events.Focus) -> None:
-        self.redraw()
-
-    def on_blur(self, _: events.Blur) -> None:
+    def watch_has_focus(self, _has_focus: bool) -> None:
+        # Not on_focus, which comes before this is known.
+        super().watch_has_focus(_has_focus)
         self.redraw()

@@ -1,6 +1,6 @@
-"""The line on top of every screen: where you are, and the run that matters."""
+"""The line on top of every screen: where you are, what it costs, and the run that matters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -11,13 +11,20 @@ from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.pane import CellWidget
 from composer_tui.widgets.status import Status, status_row
 
-TABS = (("launch", "1 Launch"), ("monitor", "2 Monitor"), ("runs", "3 Runs"))
+TABS = (("launch", "1 Launch"), ("monitor", "2 Monitor"), ("runs", "3 Runs"), ("apps", "4 Apps"))
 _NAME = "composer"
 _NAME_CELLS = 36
+_NAMED = 100  # from this width on the program's name stands before the tabs
+_LABELLED = 62  # below it only the chosen tab has its word
 
 
 class HeaderFacts(NamedTuple):
-    """What the header says of the watched run; ``live`` counts the runs on this machine."""
+    """What the header says of the watched run and of money.
+
+    ``live`` counts the runs on this machine; ``burn`` is what everything live costs ("" without an
+    account), ``orphans`` counts the apps that nobody watches over, ``stale`` says how old that is
+    when it is not of now.
+    """
 
     status: Status | None = None
     name: str = ""
@@ -26,26 +33,36 @@ class HeaderFacts(NamedTuple):
     reward: str = ""
     device: str = ""
     live: int = 0
+    burn: str = ""
+    orphans: int = 0
+    stale: str = ""
+
+
+def _tabs(mode: str, width: int) -> Iterator[tuple[str, str]]:
+    """The screens and what their tabs say, which is less where there is little room."""
+    for name, label in TABS:
+        yield name, label if width >= _LABELLED or name == mode else label[:1]
 
 
 def header_row(mode: str, facts: HeaderFacts, width: int, glyphs: Glyphs) -> Row:
-    """Name and tabs on the left; of the run what fits on the right, the most important first."""
-    left: list[Span] = [Span(f" {_NAME} ", "title")]
-    for name, label in TABS:
+    """Tabs on the left; on the right what fits, the most important first, money before names."""
+    left: list[Span] = [Span(f" {_NAME} ", "title")] if width >= _NAMED else []
+    for name, label in _tabs(mode, width):
         chosen = name == mode
         left.append(Span(glyphs.divider, "accent" if chosen else "axis"))
         left.append(Span(f"{label} ", "selected" if chosen else "dim"))
-    if facts.status is None:
-        right: Row = (Span("no live run", "dim"),)
-    else:
-        right = _run_row(facts, width - row_cells(tuple(left)) - 2, glyphs)
+    right = _run_row(facts, width - row_cells(tuple(left)) - 2, glyphs)
     return apart(tuple(left), (*right, Span(" ")), width)
 
 
 def _run_row(facts: HeaderFacts, room: int, glyphs: Glyphs) -> Row:
+    money = _money_row(facts, glyphs)
     if facts.status is None:
-        return ()
-    parts: list[Row] = [status_row(facts.status, glyphs)]
+        return as_many_as_fit([money, (Span("no run open", "dim"),)], Span("  "), room)
+    status = status_row(facts.status, glyphs)
+    if row_cells(status) + row_cells(money) + 2 > room:
+        status = (Span(getattr(glyphs, facts.status.glyph), facts.status.style),)
+    parts: list[Row] = [status, *([money] if money else [])]
     if facts.step:
         parts.append((Span(facts.step, "text"),))
     if facts.live > 1:
@@ -60,10 +77,22 @@ def _run_row(facts: HeaderFacts, room: int, glyphs: Glyphs) -> Row:
     return as_many_as_fit(parts, Span("  "), room)
 
 
-def tab_at(x: int) -> str | None:
-    """The screen whose tab is at a column of the header."""
-    start = len(_NAME) + 2
-    for name, label in TABS:
+def _money_row(facts: HeaderFacts, glyphs: Glyphs) -> Row:
+    """``$4.12/h ⚠2 3m ago``."""
+    if not facts.burn:
+        return ()
+    row: list[Span] = [Span(facts.burn, "warn" if facts.stale else "strong")]
+    if facts.orphans:
+        row.append(Span(f" {glyphs.alert}{facts.orphans}", "bad"))
+    if facts.stale:
+        row.append(Span(f" {facts.stale}", "warn"))
+    return tuple(row)
+
+
+def tab_at(x: int, mode: str, width: int) -> str | None:
+    """The screen whose tab is at a column of a header of that width on the screen ``mode``."""
+    start = len(_NAME) + 2 if width >= _NAMED else 0
+    for name, label in _tabs(mode, width):
         stop = start + len(label) + 2
         if start <= x < stop:
             return name
@@ -80,7 +109,7 @@ class HeaderLine(CellWidget):
         self._facts = HeaderFacts()
 
     def show(self, facts: HeaderFacts) -> None:
-        """Show the watched run."""
+        """Show the watched run, and what everything costs."""
         if facts != self._facts:
             self._facts = facts
             self.redraw()
@@ -89,6 +118,6 @@ class HeaderLine(CellWidget):
         return [header_row(self._mode, self._facts, width, self.glyphs)] if height else []
 
     async def on_click(self, event: events.Click) -> None:
-        mode = tab_at(event.x)
+        mode = tab_at(event.x, self._mode, self.size.width)
         if mode is not None:
             await self.run_action(f"app.go('{mode}')")

@@ -18,6 +18,8 @@ _SYMBOLS = {
     "plus": "+",
     "equals_sign": "=",
     "minus": "-",
+    "asterisk": "*",
+    "colon": ":",
 }
 _ALWAYS = frozenset({"help", "quit"})
 

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
-from textual import events
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -148,8 +147,7 @@ class Pane(CellWidget, can_focus=True):
             style=self.frame_style or ("focus" if self.has_focus else "frame"),
         )
 
-    def on_focus(self, _: events.Focus) -> None:
-        self.redraw()
-
-    def on_blur(self, _: events.Blur) -> None:
+    def watch_has_focus(self, _has_focus: bool) -> None:
+        # Not on_focus, which comes before this is known.
+        super().watch_has_focus(_has_focus)
         self.redraw()

@@ -14,6 +14,10 @@ _RUNGS = (
     ("loading", "importing torch and trl, loading model and data"),
     ("training", "the first step: rollouts, rewards, one update"),
 )
+_ELSEWHERE = {
+    "building": "uploading, and building the image: minutes, the first time",
+    "queued": "waiting for a container with its GPU",
+}
 
 
 def rung_of(state: RunState) -> int:
@@ -28,6 +32,7 @@ def ladder_rows(
     standing = rung_of(state)
     rows: list[Row] = [()]
     for index, (name, what) in enumerate(_RUNGS):
+        now = _ELSEWHERE.get(state.phase or "", what) if index == 0 else what
         if index < standing:
             row: Row = (Span(f"  {glyphs.done} ", "good"), Span(f"{name:<10}"))
         elif index == standing:
@@ -35,7 +40,7 @@ def ladder_rows(
                 Span(f"  {glyphs.live} ", "busy"),
                 Span(f"{name:<10}", "strong"),
                 Span(f"{duration(here):>7}  "),
-                Span(what, "dim"),
+                Span(now, "dim"),
             )
         else:
             row = (Span(f"  {glyphs.dot} ", "axis"), Span(f"{name:<10}", "dim"))

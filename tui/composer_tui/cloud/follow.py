@@ -1,0 +1,383 @@
+"""A run on Modal, followed into its folder: its log as it comes, and its volume for the rest.
+
+Runs on an event loop of its own, and every call has a time limit. What cannot be had now is tried
+again, and log.txt says so; the run's events are complete in the end, each once.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from composer_engine.contract import EVENTS_FILE, SPENDING_FILE
+from composer_engine.protocol import Event, Logged, PhaseChanged, Unrecognized
+from composer_tui.cloud.cost_ledger import CostLedger
+from composer_tui.cloud.ledger import CloudRef
+from composer_tui.cloud.log_stream import LogStream, Sieve
+from composer_tui.cloud.notebook import Begun, Chunk, Notebook
+from composer_tui.cloud.problems import problem_of
+from composer_tui.cloud.verdict import UNKNOWN, Ending, ending_of_error, ending_of_value, last_word
+from composer_tui.cloud.wire import Problem
+from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.framer import Framer
+from composer_tui.runs.journal import read_line
+from composer_tui.runs.log_end import read_log_end
+
+TICK_SECONDS = 0.1
+POLL_SECONDS = 1.0  # is the call over?
+CALL_SECONDS = 20.0
+HOLE_SECONDS = 4.0  # so long an event may be missing before the volume is asked for it
+LANE_SECONDS = 0.5  # so long a new container's events wait for their place
+AGAIN_SECONDS = 5.0
+LOST_SECONDS = 60.0  # the volume is committed every 15 s: what it has not by then, nobody has
+SAVE_SECONDS = 2.0
+IDLE_SECONDS = 15.0  # an app without work, of which we do not know the call, is over
+QUIET_SECONDS = 10.0  # for the log to end after the call has
+_VOLUME_TRIES = 5
+
+
+async def follow(
+    folder: RunFolder, ref: CloudRef, notebook: Notebook, should_stop: Callable[[], bool]
+) -> bool:
+    """Until the call is over and its last word is written; False when told to stop before.
+
+    Raises OSError when the folder cannot be written.
+    """
+    return await _Follower(folder, ref, notebook, should_stop).run()
+
+
+class _Follower:
+    def __init__(
+        self, folder: RunFolder, ref: CloudRef, notebook: Notebook, should_stop: Callable[[], bool]
+    ) -> None:
+        self._folder, self._ref, self._notebook = folder, ref, notebook
+        self._should_stop = should_stop
+        self._config = folder.read_record().config.modal
+        self._costs = CostLedger(folder, ref)
+        position = notebook.position
+        self._sieve = Sieve(Counter(position.recent), position.log_time)
+        self._stream = LogStream(ref.app_id, self._sieve, 0.0)
+        self._framers: dict[tuple[str, str], Framer] = {}
+        self._events: list[tuple[str, Event]] = []
+        self._lines: list[str] = []
+        self._containers: list[str] = []
+        self._ending: Ending | None = None
+        self._idle_since: float | None = None
+        self._held_since: float | None = None
+        self._asked_volume_at = -AGAIN_SECONDS
+        self._saved_at = 0.0
+        self._changed = False
+        self._is_deaf = False
+        for begun in position.begun:
+            self._framer(begun.container, begun.source).feed(begun.text.encode())
+
+    async def run(self) -> bool:
+        if not self._ref.app_id:  # Modal has forgotten it: its volume is all there is
+            return await self._finish()
+        if self._is_silent() and self._notebook.state.phase != "loading":
+            self._say_phase("queued")
+        reading = asyncio.create_task(self._stream.run(self._take, self._say_lost))
+        watching = asyncio.create_task(self._watch_call())
+        try:
+            while not (watching.done() or self._has_ended(reading)):
+                await asyncio.sleep(TICK_SECONDS)
+                self._flush()
+                if self._should_stop():
+                    self._save()
+                    return False
+                await self._fill_holes()
+            if not reading.done():  # the call is over: its log ends soon
+                await asyncio.wait({reading}, timeout=QUIET_SECONDS)
+            self._flush()
+            if (
+                self._ref.call_id and not watching.done()
+            ):  # the app is over: so is its call, if it ever says so
+                await asyncio.wait({watching}, timeout=QUIET_SECONDS)
+            if watching.done() and watching.exception() is None:
+                self._ending = watching.result()
+            return await self._finish()
+        finally:
+            for task in (reading, watching):
+                task.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
+
+    def _has_ended(self, reading: "asyncio.Task[None]") -> bool:
+        """The log has come to its end. When it cannot be read at all, the call tells the end."""
+        if not reading.done():
+            return False
+        error = reading.exception()
+        if error is None:
+            return True
+        found = problem_of(error)
+        if found is None:
+            raise error
+        if not self._is_deaf:
+            self._is_deaf = True
+            self._notebook.note(f"the log cannot be read: {found.message}")
+        return False
+
+    # What the log tells.
+
+    def _take(self, chunk: Chunk) -> None:
+        if chunk.container and chunk.container not in self._containers:
+            self._saw(chunk.container)
+        if chunk.container:
+            self._costs.saw(chunk.container, chunk.time)
+        for line in self._framer(chunk.container, chunk.source).feed(chunk.text.encode()):
+            self._take_line(chunk, line)
+        self._changed = True
+
+    def _take_line(self, chunk: Chunk, line: bytes) -> None:
+        event = _event_in(line) if chunk.source == "stdout" else None
+        if event is not None:
+            self._events.append((chunk.container, event))
+            self._costs.heard(chunk.container, event)
+        elif line:
+            self._lines.append(line.decode("utf-8", "replace").rstrip("\r"))
+
+    def _saw(self, container: str) -> None:
+        self._containers.append(container)
+        if self._is_silent():
+            self._say_phase("loading")
+        before = self._notebook.merge.lane
+        if before and before != container:
+            self._notebook.say(
+                Logged(
+                    level="warning",
+                    message=f"container {before} was taken away; {container} goes on",
+                )
+            )
+
+    def _framer(self, container: str, source: str) -> Framer:
+        return self._framers.setdefault((container, source), Framer())
+
+    def _say_lost(self, problem: Problem, wait: float) -> None:
+        self._notebook.note(f"log stream lost ({problem.message}), retry in {wait:g} s")
+
+    def _flush(self) -> None:
+        """Writes what came. Raises OSError."""
+        merge, notebook = self._notebook.merge, self._notebook
+        lines, self._lines = self._lines, []
+        events, self._events = self._events, []
+        notebook.write_lines(lines)
+        due: list[Event] = []
+        for lane, event in events:
+            due += merge.take(lane, [event])
+        notebook.write_events(due)
+        now = time.monotonic()
+        if self._changed and now - self._saved_at > SAVE_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        """Not while events are held: whoever comes after us must hear them again."""
+        if self._notebook.merge.held:
+            return
+        begun = [
+            Begun(
+                container=container, source=source, text=framer.partial.decode("utf-8", "replace")
+            )
+            for (container, source), framer in self._framers.items()
+            if framer.partial
+        ]
+        self._notebook.save_position(self._sieve.newest, self._sieve.recent(), begun)
+        self._saved_at, self._changed = time.monotonic(), False
+
+    # What the volume tells.
+
+    async def _fill_holes(self) -> None:
+        merge, now = self._notebook.merge, time.monotonic()
+        if not merge.held:
+            self._held_since = None
+            return
+        self._held_since = self._held_since or now
+        waited = now - self._held_since
+        patience = LANE_SECONDS if merge.has_new_lane else HOLE_SECONDS
+        if waited < patience or now - self._asked_volume_at < AGAIN_SECONDS:
+            return
+        self._asked_volume_at = now
+        if await self._read_volume() and waited > LOST_SECONDS:
+            self._notebook.write_events(merge.give_up())
+
+    async def _read_volume(self) -> bool:
+        """The log once more and then the volume's copy, into the merge; False if it cannot be."""
+        try:
+            if self._ref.app_id:
+                await self._stream.fetch_all(self._take)
+                self._flush()
+            events = await self._volume_events()
+            self._costs.take_book(await self._volume_book())
+        except Exception as error:  # the border: `problem_of` says whether it is the way to Modal
+            found = problem_of(error)
+            if found is None:
+                raise
+            self._notebook.note(f"the volume cannot be read now ({found.message})")
+            return False
+        self._notebook.write_events(self._notebook.merge.take_volume(events))
+        return True
+
+    async def _volume_events(self) -> list[Event]:
+        import modal
+
+        name, environment = self._config.runs_volume, self._config.environment or None
+        volume = modal.Volume.from_name(name, environment_name=environment)
+        framer, events = Framer(), list[Event]()
+        path = f"{self._folder.run_id}/{EVENTS_FILE}"
+        blocks = volume.read_file.aio(path)
+        try:
+            while True:
+                async with asyncio.timeout(CALL_SECONDS):
+                    block = await anext(blocks, None)
+                if block is None:
+                    break
+                for line in framer.feed(block):
+                    event = _event_in(line)
+                    if event is not None:
+                        events.append(event)
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return []  # nothing has been committed yet
+        return events
+
+    async def _volume_book(self) -> bytes:
+        """What the containers wrote of their own times; nothing before the first commit."""
+        import modal
+
+        name, environment = self._config.runs_volume, self._config.environment or None
+        volume = modal.Volume.from_name(name, environment_name=environment)
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                blocks = volume.read_file.aio(f"{self._folder.run_id}/{SPENDING_FILE}")
+                return b"".join([block async for block in blocks])
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return b""
+
+    # What Modal says of the call.
+
+    async def _watch_call(self) -> Ending:
+        """Returns when the call is over."""
+        while True:
+            ending = None
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    ending = await self._look()
+            except TimeoutError:
+                pass
+            except Exception as error:  # noqa: BLE001  # the border: it is the call's result
+                ending = self._outcome(error)
+            if ending is not None:
+                return ending
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look(self) -> Ending | None:
+        import modal
+
+        if self._is_silent() and not self._containers:
+            await self._look_for_container()
+        if not self._ref.call_id:
+            return await self._look_for_work()
+        call = modal.FunctionCall.from_id(self._ref.call_id)
+        try:
+            value = await call.get.aio(timeout=0)
+        except KeyboardInterrupt as error:
+            return ending_of_error(error)
+        return ending_of_value(value)
+
+    def _outcome(self, error: Exception) -> Ending | None:
+        """What the call ended with; None when it is only that Modal cannot be asked now."""
+        if type(error).__name__ in _RESULTS:
+            return ending_of_error(error)
+        found = problem_of(error)
+        if found is not None and type(error).__module__.split(".")[0] != "composer_engine":
+            return UNKNOWN if type(error).__name__ == "NotFoundError" else None
+        return ending_of_error(error)
+
+    async def _look_for_container(self) -> None:
+        stats = await self._stats()
+        if stats is not None:
+            self._say_phase("loading" if stats.num_total_runners else "queued")
+
+    async def _look_for_work(self) -> Ending | None:
+        stats = await self._stats()
+        if stats is None or stats.num_total_runners or stats.backlog or stats.num_running_inputs:
+            self._idle_since = None
+            return None
+        now = time.monotonic()
+        self._idle_since = self._idle_since or now
+        return UNKNOWN if now - self._idle_since > IDLE_SECONDS else None
+
+    async def _stats(self) -> Any:
+        import modal
+
+        if not self._ref.function_id:
+            return None
+        function = modal.Function.from_id(self._ref.function_id)
+        await function.hydrate.aio()
+        return await function.get_current_stats.aio()
+
+    def _is_silent(self) -> bool:
+        """No engine has said anything yet."""
+        return not self._notebook.merge.record.segments
+
+    def _say_phase(self, phase: Any) -> None:
+        if self._notebook.state.phase != phase:
+            self._notebook.say(PhaseChanged(phase=phase))
+
+    # The end.
+
+    async def _finish(self) -> bool:
+        """Everything that either source has, and the last word; False when told to stop before."""
+        for attempt in range(_VOLUME_TRIES):
+            if await self._read_volume():
+                break
+            await asyncio.sleep(attempt)
+            if self._should_stop():
+                self._save()
+                return False
+        notebook = self._notebook
+        notebook.write_events(notebook.merge.give_up())
+        for (container, source), framer in self._framers.items():
+            rest = framer.flush()
+            if rest:
+                chunk = Chunk(time=0.0, source=source, container=container, text="")
+                self._take_line(chunk, rest)
+        self._flush()
+        if not notebook.state.ended:
+            last = notebook.state.last
+            log = read_log_end(self._folder.log_path)
+            word = last_word(self._ending or UNKNOWN, log, last.step if last else 0)
+            notebook.say(word)
+        self._costs.over(notebook.state, time.time())
+        self._save()
+        return True
+
+
+# What modal raises for a call that is over, though it is no error of the function's.
+_RESULTS = frozenset(
+    {"FunctionTimeoutError", "RemoteError", "InputCancellation", "OutputExpiredError"}
+)
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    time: float
+
+
+_stamps = msgspec.json.Decoder(_Stamp)
+
+
+def _event_in(line: bytes) -> Event | None:
+    """The event in a line; None for a line that is none.
+
+    An event of a newer version, or one that is too long, keeps its place as a line for people.
+    """
+    event = read_line(line)
+    if not isinstance(event, Unrecognized):
+        return event
+    if event.seq is None:
+        return None
+    time = 0.0
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        time = _stamps.decode(line).time
+    return Logged(seq=event.seq, time=time, level="warning", message=f"not shown: {event.reason}")

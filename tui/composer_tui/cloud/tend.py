@@ -1,0 +1,237 @@
+"""One run on Modal, seen through: launched if asked, followed to its end, and verified gone."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from composer_engine.protocol import RunFailed
+from composer_tui.cloud.follow import follow
+from composer_tui.cloud.launch import Launched, is_launching, was_tried
+from composer_tui.cloud.launch import launch as put_on_modal
+from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.log_stream import call_in_log, find_app
+from composer_tui.cloud.modal_cli import ModalCli, unix_seconds
+from composer_tui.cloud.modal_thread import within
+from composer_tui.cloud.notebook import Notebook, only_follower
+from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.transfer import run
+from composer_tui.runs.folder import DamagedFolder, RunFolder
+
+FIND_SECONDS = 5.0  # for an app that was created a moment ago to be listed
+STOP_SECONDS = 20.0
+GONE_SECONDS = 10.0  # from the stop to no container; then they are stopped one by one
+AGAIN_SECONDS = 5.0
+_LOOK_SECONDS = 0.3
+_EARLIER_SECONDS = 24 * 3600.0  # Modal's clock and ours need not agree
+
+ShouldStop = Callable[[], bool]
+
+
+def tend(folder: RunFolder, *, launch: bool, should_stop: ShouldStop) -> None:
+    """Returns when the run is over and nothing of it is left, or soon after ``should_stop()``.
+
+    One at a time for each run: while another program is at it this returns at once, and asking
+    again is harmless. What goes wrong is told by the run's own events and log. Raises OSError when
+    the folder cannot be written.
+    """
+    with only_follower(folder) as ours:
+        if ours:
+            _Tender(folder, should_stop).run(launch=launch)
+
+
+class _Found(NamedTuple):
+    """An app that bears the run's name. ``has_call``: something was, or is, called in it."""
+
+    app_id: str
+    function_id: str = ""
+    call_id: str = ""
+    has_call: bool = False
+
+
+class _Tender:
+    def __init__(self, folder: RunFolder, should_stop: ShouldStop) -> None:
+        self._folder, self._should_stop = folder, should_stop
+        self._notebook = Notebook(folder)
+        try:
+            self._created_at = folder.read_record().created_at
+        except DamagedFolder:
+            self._created_at = 0.0
+
+    def run(self, *, launch: bool) -> None:
+        try:
+            ref = read_ref(self._folder)
+        except DamagedFolder as error:
+            if not self._notebook.state.ended:
+                self._notebook.say(RunFailed(kind="runner", message=str(error)))
+            return
+        while not (ref.ended and self._notebook.state.ended):
+            try:
+                if self._carry_on(ref, launch=launch):
+                    return
+            except CloudProblem as error:
+                hint = f": {error.problem.hint}" if error.problem.hint else ""
+                self._notebook.note(f"{error.problem.message}{hint}")
+            if not self._pause(AGAIN_SECONDS):
+                return
+            launch = False
+            ref = read_ref(self._folder)
+
+    def _carry_on(self, ref: CloudRef, *, launch: bool) -> bool:
+        """True when there is nothing left to do, or it was told to stop. Raises `CloudProblem`."""
+        if not ref.call_id and not ref.launched_at:
+            begun = self._begin(ref, launch=launch)
+            if begun is None:
+                return True
+            ref = begun.ref
+            if begun.failure is not None:
+                if not self._notebook.state.ended:
+                    self._notebook.say(begun.failure)
+                return self._end(ref, look=begun.asked)
+        if not run(follow(self._folder, ref, self._notebook, self._should_stop)):
+            return True
+        return self._end(ref)
+
+    # The beginning.
+
+    def _begin(self, ref: CloudRef, *, launch: bool) -> Launched | None:
+        """The run with its ids, or why it has none; None when told to stop before that is known."""
+        fresh = not ref.app_id and self._notebook.merge.next_seq == 0
+        if launch and fresh and not is_launching(self._folder):
+            return put_on_modal(self._folder, self._notebook)
+        while is_launching(self._folder):  # its parent is gone, the child is still at it
+            if not self._pause(_LOOK_SECONDS):
+                return None
+        ref = read_ref(self._folder)
+        if ref.call_id:
+            return Launched(ref)
+        return self._reconcile(ref)
+
+    def _reconcile(self, ref: CloudRef) -> Launched | None:
+        """An interrupted launch: what came of it is found by its name."""
+        found: _Found | None = None
+        deadline = time.monotonic() + FIND_SECONDS
+        while was_tried(self._folder):  # else Modal was never asked for anything
+            found = self._find(ref)
+            if (found is not None and found.has_call) or time.monotonic() > deadline:
+                break
+            if not self._pause(1.0):
+                return None
+        if found is not None:
+            ref = msgspec.structs.replace(
+                ref,
+                app_id=found.app_id,
+                function_id=found.function_id or ref.function_id,
+                call_id=found.call_id or ref.call_id,
+                launched_at=ref.launched_at or (time.time() if found.has_call else 0.0),
+            )
+            write_ref(self._folder, ref)
+            if found.has_call:
+                return Launched(ref)
+        what = "an app was created and nothing was run in it" if found else "no app was created"
+        return Launched(
+            ref,
+            RunFailed(
+                kind="runner",
+                message=f"the launch was interrupted: {what}",
+                hint="nothing is left of it; launch it again",
+            ),
+        )
+
+    def _find(self, ref: CloudRef) -> _Found | None:
+        """The app that bears its name. Raises `CloudProblem`."""
+        try:
+            return within(STOP_SECONDS, _find(ref, self._created_at), "the app's name")
+        except CloudProblem as error:
+            if error.problem.kind in ("no_token", "wrong_token"):
+                return None  # nothing came to be without one
+            raise
+
+    # The end.
+
+    def _end(self, ref: CloudRef, *, look: bool = False) -> bool:
+        """Ends the app, and sees that no container is left.
+
+        With ``look`` it may have one of which only its name is known.
+        """
+        if look and not ref.app_id:
+            found = self._find(ref)
+            ref = msgspec.structs.replace(ref, app_id=found.app_id if found else "")
+        while ref.app_id and not ref.ended and not self._is_gone(ref):
+            if not self._pause(AGAIN_SECONDS):
+                return True
+        write_ref(self._folder, msgspec.structs.replace(ref, ended=True))
+        return True
+
+    def _is_gone(self, ref: CloudRef) -> bool:
+        try:
+            within(STOP_SECONDS, _stop(ref.app_id), "the stop")
+            deadline = time.monotonic() + GONE_SECONDS
+            cli = ModalCli(_environ(ref))
+            while cli.container_list(ref.app_id):
+                if time.monotonic() > deadline:
+                    return self._insist(ref)
+                time.sleep(_LOOK_SECONDS)
+        except CloudProblem as error:
+            self._notebook.note(f"cannot see that {ref.app_id} is gone ({error.problem.message})")
+            return False
+        return True
+
+    def _insist(self, ref: CloudRef) -> bool:
+        """Its containers do not go by themselves."""
+        from composer_tui.cloud.kill import stop_apps
+
+        self._notebook.note(f"{ref.app_id} is over and its containers are still there: stopping")
+        return stop_apps([ref.app_id], "now", 0.0, lambda _: None).zero
+
+    def _pause(self, seconds: float) -> bool:
+        """False when told to stop meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._should_stop():
+                return False
+            time.sleep(min(_LOOK_SECONDS, seconds))
+        return not self._should_stop()
+
+
+def _environ(ref: CloudRef) -> dict[str, str]:
+    return {"MODAL_ENVIRONMENT": ref.environment} if ref.environment else {}
+
+
+async def _find(ref: CloudRef, created_at: float) -> _Found | None:
+    """The newest app of the run's name, live or lately stopped."""
+    rows = await asyncio.to_thread(ModalCli(_environ(ref)).app_list)
+    ours = [
+        (unix_seconds(row.created_at) or 0.0, row.app_id)
+        for row in rows
+        if row.description == ref.app_name
+    ]
+    ours = [one for one in ours if one[0] > created_at - _EARLIER_SECONDS]
+    if not ours:
+        return None
+    app_id = max(ours)[1]
+    app = await find_app(app_id)
+    functions = list((await app.info.aio(refresh=True)).functions.values())
+    call_id = await call_in_log(app)
+    busy = False
+    for function_id in functions if not call_id else ():
+        function = modal_function(function_id)
+        await function.hydrate.aio()
+        stats = await function.get_current_stats.aio()
+        busy = busy or bool(stats.backlog or stats.num_total_runners or stats.num_running_inputs)
+    return _Found(app_id, functions[0] if functions else "", call_id, bool(call_id) or busy)
+
+
+def modal_function(function_id: str) -> Any:
+    """modal's handle of a function."""
+    import modal
+
+    return modal.Function.from_id(function_id)
+
+
+async def _stop(app_id: str) -> None:
+    app = await find_app(app_id)
+    if (await app.info.aio(refresh=True)).lifecycle.state.value != "stopped":
+        await app.stop.aio()

@@ -1,0 +1,85 @@
+"""`gc` and `lease`: ending what has outlived its lease or its run, and extending what has not."""
+
+import sys
+import time
+
+import msgspec
+
+from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.wire import StopProgress
+from composer_tui.headless.apps import is_current, print_problem, problem_status
+from composer_tui.headless.consent import has_consent
+from composer_tui.headless.stop_targets import CannotStop, CloudTarget
+from composer_tui.headless.stopping import (
+    REFUSED,
+    quiet_teller,
+    result_line,
+    stop_cloud,
+    volumes_line,
+)
+from composer_tui.numbers import dollars, duration
+from composer_tui.runs.store import RunStore
+
+_ROUNDS = 3  # an app that shows up while others are being stopped is stopped, too
+
+
+def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
+    """Stops expired leases and what runs left behind, and reads again until there is none.
+
+    Silent when there is nothing. 0 when nothing is left, 2 without consent. Raises `CannotStop`.
+    """
+    from composer_tui.cloud.apps import list_apps
+    from composer_tui.cloud.lease import left_over
+
+    stopped: dict[str, StopProgress] = {}
+    left = []
+    for is_last in (*(False,) * _ROUNDS, True):
+        now = time.time()
+        apps = list_apps(store, now)
+        if not is_current(apps, now):
+            if apps.problem is not None:
+                print_problem(apps.problem)
+            return problem_status(apps.problem)
+        left = left_over(apps)
+        if not left or is_last:
+            break
+        if not yes:
+            lines = [f"  {app.name}  {app.app_id}  {app.orphan_why}" for app in left]
+            consent = has_consent([f"stop {len(left)}:", *lines], str(len(left)))
+            if consent is None:
+                raise CannotStop(f"would stop {len(left)}: say --yes where there is no terminal")
+            if not consent:
+                return REFUSED
+        targets = [CloudTarget(app.app_id, app.name, app=app) for app in left]
+        for result in stop_cloud(store, targets, "graceful", None, quiet_teller()):
+            stopped |= {app.app_id: app for app in result.apps}
+    if as_json:
+        zero = not left
+        answer = {"zero": zero, "apps": list(stopped.values())}
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    else:
+        for progress in stopped.values():
+            print(result_line(progress))
+        if stopped:
+            print(volumes_line())
+    return 0 if not left else 1
+
+
+def extend_lease(store: RunStore, app_id: str, minutes: float) -> int:
+    """Prints the lease's new end, and what it may cost until then."""
+    from composer_tui.cloud.apps import list_apps
+    from composer_tui.cloud.lease import extend
+
+    now = time.time()
+    apps = list_apps(store, now)
+    app = next((app for app in apps.apps if app_id in (app.app_id, app.run_id, app.name)), None)
+    try:
+        until = extend(store, app.app_id if app else app_id, minutes, now)
+    except CloudProblem as failure:
+        print_problem(failure.problem)
+        return problem_status(failure.problem)
+    burn = app.burn_usd_per_hour if app else None
+    most = f"; at most {dollars(burn * round(until - now) / 3600)} until then" if burn else ""
+    stamp = time.strftime("%Y-%m-%d %H:%M", time.localtime(until))
+    print(f"{app_id}: its lease ends {stamp}, in {duration(until - now)}{most}")
+    return 0

@@ -1,0 +1,64 @@
+"""How stops of apps stand, in few lines that are on every screen, and in full to be copied."""
+
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
+
+from composer_tui.cloud.wire import StopProgress
+from composer_tui.numbers import dollars, duration
+from composer_tui.widgets.app_status import ALARMS, STOPS, UNDER_WAY, dashboard_url, stop_words
+from composer_tui.widgets.banner import BannerLine
+
+_MOST_ALARMS = 3
+
+
+def banner_lines(
+    alarms: tuple[str, ...], kills: Mapping[str, StopProgress]
+) -> tuple[BannerLine, ...]:
+    """Every alarm (of many the first, and their number), one line of what goes on, one of ends."""
+    loud = [stop for stop in kills.values() if stop.stage in ALARMS]
+    lines = [BannerLine(alarm) for alarm in alarms]
+    lines += [BannerLine(_alarm_line(stop)) for stop in loud[:_MOST_ALARMS]]
+    if len(loud) > _MOST_ALARMS:
+        lines.append(BannerLine(f"and {len(loud) - _MOST_ALARMS} more: 4 shows them, c copies all"))
+    under_way = [stop for stop in kills.values() if stop.stage in UNDER_WAY]
+    if under_way:
+        lines.append(BannerLine(_under_way_line(under_way), "saving", "warn"))
+    gone = [stop for stop in kills.values() if stop.stage == "gone"]
+    if gone:
+        lines.append(BannerLine(_gone_line(gone), "done", "good"))
+    return tuple(lines)
+
+
+def _alarm_line(stop: StopProgress) -> str:
+    if stop.stage == "failed":
+        return f"{stop.app_id} could not be asked to stop  c copies  {stop.name}: {stop.message}"
+    return f"{stop.app_id} STILL THERE after {duration(stop.seconds)}  c copies  {stop.name}"
+
+
+def _under_way_line(stops: list[StopProgress]) -> str:
+    longest = duration(max(stop.seconds for stop in stops))
+    if len(stops) == 1:
+        return f"{longest} {stops[0].name}: {stop_words(stops[0])}"
+    counts = Counter(STOPS[stop.stage].word for stop in stops)
+    words = ", ".join(f"{count} {word}" for word, count in counts.items())
+    return f"stopping {len(stops)} apps: {words}, {longest}"
+
+
+def _gone_line(stops: list[StopProgress]) -> str:
+    costs = [stop.final_usd for stop in stops if stop.final_usd is not None]
+    total = f", final {dollars(sum(costs, Decimal(0)))}" if len(costs) == len(stops) else ""
+    if len(stops) == 1:
+        saved = ", saved" if stops[0].saved else ""
+        return f"{stops[0].name} is {stop_words(stops[0])}{saved}{total}"
+    return f"{len(stops)} apps are gone, no container is left{total}"
+
+
+def alarm_text(kills: Mapping[str, StopProgress]) -> str:
+    """Of everything that does not end, what support asks for; "" when all is well."""
+    return "\n".join(
+        f"{stop.app_id} {stop.name}: {stop_words(stop)} after {duration(stop.seconds)}"
+        f" ({' '.join(stop.containers) or 'no id of a container'}) {dashboard_url(stop.app_id)}"
+        for stop in kills.values()
+        if stop.stage in ALARMS
+    )
