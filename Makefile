@@ -1,5 +1,5 @@
 # One command before a push; CI runs the same.
-.PHONY: check format test screenshots bench
+.PHONY: check format screenshots bench soak
 
 check:
 	uv run ruff format --check
@@ -16,4 +16,8 @@ screenshots:
 	uv run --group screenshots python screenshots/make.py
 
 bench:
-	for bench in first_paint ingest live chart memory; do uv run python -m tests.bench.bench_$$bench || exit 1; done
+	for bench in first_paint ingest live chart memory kill; do uv run python -m tests.bench.bench_$$bench || exit 1; done
+
+# Two hundred rounds of kills at random moments: half an hour.
+soak:
+	COMPOSER_KILL_ROUNDS=100 uv run pytest tests/faults/test_cloud_kills.py

@@ -22,7 +22,7 @@ from composer_tui.pricing.rates import container_usd_per_hour, snapshot_rates
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.store import RunStore
 
-OWNER = "ann-at-studio"
+OWNER = "me-at-desk"
 HOUR_SECONDS = 3600.0
 STARTING_SECONDS = 40.0  # from an app to its container
 RATES_AGE_SECONDS = 1300.0

@@ -40,7 +40,7 @@ from composer_engine.protocol import (
     Unrecognized,
     decode,
 )
-from composer_engine.spending import Spending
+from composer_engine.spending import Lease, Spending
 from composer_engine.watchdog import Facts, Verdict, spent_usd, timeout_seconds, verdict, warning
 from composer_engine.world import gpu_count
 
@@ -160,6 +160,7 @@ class Container:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._started_at = clock()
         self._spending = Spending(self._folder, self._started_at, spec.usd_per_hour, container_id)
+        self._lease = Lease(self._folder)
         self._over: Attempt | None = None
         self._heard = _Heard()
         self._state: str = "starting"
@@ -178,6 +179,7 @@ class Container:
             attempt = self._begin()
         finally:
             self._state = "ended"
+            self._keep_lease()
             self._close_book()
             self._control.close(_LAST_BEAT_SECONDS)
             if not self._committer.close(_LAST_COMMIT_SECONDS):
@@ -197,6 +199,7 @@ class Container:
     def _begin(self) -> Attempt:
         """Only a run that is not over yet, and that may still spend, is worked on."""
         self._control.start(_LOOK_SECONDS)
+        self._keep_lease()
         last = last_event(self._folder / EVENTS_FILE)
         if isinstance(last, RunFinished):
             # Modal starts a call again when its container died before it could answer.
@@ -248,6 +251,7 @@ class Container:
             if status is not None:
                 return None, status
             now = self._clock()
+            self._keep_lease()
             ending = self._verdict()
             if ending is not None:
                 return ending, self._end(child, ending)
@@ -291,6 +295,11 @@ class Container:
             return Verdict("preempted", PREEMPTED)
         return verdict(self._facts(), self._clock())
 
+    def _keep_lease(self) -> None:
+        """An extended lease outlives this container, also where the next one cannot ask."""
+        if self._lease.extend(self._control.ask.lease_until):
+            self._committer.request()
+
     def _facts(self) -> Facts:
         modal, ask = self._spec.config.modal, self._control.ask
         return Facts(
@@ -302,7 +311,7 @@ class Container:
             grace_seconds=modal.stop_grace_seconds,
             startup_seconds=modal.startup_timeout_seconds,
             stall_seconds=modal.stall_minutes * 60,
-            lease_until=max(self._spec.lease_until, ask.lease_until),
+            lease_until=max(self._spec.lease_until, self._lease.until, ask.lease_until),
             last_step_at=self._heard.last_step_at,
             asked=ask.stop,
         )

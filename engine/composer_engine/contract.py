@@ -15,6 +15,7 @@ STOP_FILE = "stop"
 CHECKPOINTS_FOLDER = "checkpoints"
 NOTICE_FILE = "notice"  # a line that the engine is to tell; used up when it has
 SPENDING_FILE = "spending.json"  # what a run's attempts in containers have cost
+LEASE_FILE = "lease.json"  # the newest lease that a container of the run was told of
 SPEC_FILE = "spec.json"  # a run as its container was asked for it: a `CloudSpec`
 PREEMPTED = "Modal took the container away: it was preempted, or the app was stopped"
 """As the content of a stop file: the attempt ends as preempted, not as finished."""

@@ -1,4 +1,7 @@
-"""What a run's attempts have cost: a small file in its folder, so that every attempt knows."""
+"""What a run's attempts have cost, and until when they may spend.
+
+Two small files in the run's folder, so that every attempt knows.
+"""
 
 from decimal import Decimal
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from composer_engine.cloud_spec import ContainerTime
-from composer_engine.contract import SPENDING_FILE
+from composer_engine.contract import LEASE_FILE, SPENDING_FILE
 from composer_engine.failures import complain
 from composer_engine.watchdog import cost_usd
 
@@ -71,12 +74,36 @@ class Spending:
         self.note(now, taken_away=taken_away)
 
     def _write(self) -> None:
-        temporary = self._path.with_name(self._path.name + ".new")
-        try:
-            temporary.write_bytes(msgspec.json.encode([*self.earlier, self._this]))
-            temporary.replace(self._path)
-        except OSError as error:
-            complain(f"{self._path.name}: {error.strerror}")
+        _replace(self._path, msgspec.json.encode([*self.earlier, self._this]))
+
+
+class Lease:
+    """The newest lease that this run was ever told of. Only this object writes the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LEASE_FILE
+        self.until = _read_lease(self._path)
+
+    def extend(self, until: float) -> bool:
+        """Keep a later end, unix seconds; whether it is one. A full disk is a line on stderr."""
+        if until <= self.until:
+            return False
+        self.until = until
+        _replace(self._path, msgspec.json.encode(_KeptLease(lease_until=until)))
+        return True
+
+
+class _KeptLease(msgspec.Struct, frozen=True):
+    lease_until: float
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        complain(f"{path.name}: {error.strerror}")
 
 
 def _usd(time: ContainerTime) -> Decimal:
@@ -92,3 +119,14 @@ def _read(path: Path) -> tuple[ContainerTime, ...]:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         complain(f"{path.name} cannot be read, earlier attempts are not counted: {error}")
         return ()
+
+
+def _read_lease(path: Path) -> float:
+    """0 for none. A file that is damaged counts as none, and says so."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_KeptLease).lease_until
+    except FileNotFoundError:
+        return 0.0
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        complain(f"{path.name} cannot be read, an extended lease may be lost: {error}")
+        return 0.0

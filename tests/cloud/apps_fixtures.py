@@ -59,13 +59,12 @@ for name in order["names"]:
 
 # The kill switch with limits that a test can wait for. One JSON line a progress, and the result.
 _STOPPER = """
-import json, os, sys, threading
+import json, os, sys, threading, time
 from pathlib import Path
 import msgspec
 order = json.loads(sys.argv[1])
 if order.get("wedge"):
     # Modal's own event loop stands still, as it does when something blocks in it.
-    import time
     from modal._utils.async_utils import synchronizer
     async def block():
         time.sleep(3600)
@@ -78,7 +77,8 @@ def show(progress):
     sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\\n")
     sys.stdout.flush()
 limits = Limits(**order["limits"])
-kwargs = {"limits": limits, "audit_path": Path(order["audit"])}
+clock = kill.Clock(wall=lambda: time.time() + order.get("ahead", 0))
+kwargs = {"limits": limits, "audit_path": Path(order["audit"]), "clock": clock}
 if order.get("emergency"):
     result = kill.emergency_stop(order["ids"], order["environ"], show, **kwargs)
     assert "modal" not in sys.modules

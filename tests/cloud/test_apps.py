@@ -175,6 +175,21 @@ def test_a_clock_that_is_behind_is_told(tmp_path: Path) -> None:
         assert "2h00m behind" in apps["problem"]["message"] or "1h59m" in apps["problem"]["message"]
 
 
+def test_a_clock_that_is_ahead_ends_no_lease(tmp_path: Path) -> None:
+    """By this machine's clock it ended long ago; by Modal's, and the container's, it goes on."""
+    with napping(tmp_path, "skew=-7200") as nap:
+        modal_now = time.time() - 7200
+        going = {TAG_RUN: "going", TAG_LEASE_UNTIL: f"{modal_now + 600:.0f}"}
+        over = {TAG_RUN: "over", TAG_LEASE_UNTIL: f"{modal_now - 600:.0f}"}
+        (healthy,) = nap.launch("going", tags=going, calls=False)
+        (expired,) = nap.launch("over", tags=over, calls=False)
+        done = nap.composer("gc", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "ahead of Modal's" in done.stderr
+        assert nap.is_live(healthy)
+        assert not nap.is_live(expired)
+
+
 def test_a_wrong_token_and_none_are_the_users_to_mend(nap: Napping) -> None:
     wrong = {"MODAL_TOKEN_ID": "ak-" + "x" * 22, "MODAL_TOKEN_SECRET": "as-" + "y" * 22}
     done = nap.composer("apps", **wrong)

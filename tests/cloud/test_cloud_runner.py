@@ -1,26 +1,35 @@
 """`composer-tui` with runs on Modal: launched, left, watched and stopped like any other."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from composer_engine.cloud_spec import app_name
 from composer_engine.config import ConfigError, RunConfig
 from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud.accounts import for_commands
 from composer_tui.cloud.cloud import Cloud
-from composer_tui.cloud.ledger import read_ref
+from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.notebook import only_follower
 from composer_tui.cloud.problems import CloudProblem, problem
+from composer_tui.headless.stop_targets import CloudTarget, Request, find_targets
+from composer_tui.headless.stopping import stop_cloud
 from composer_tui.rehearsal import process
 from composer_tui.runners.attach import attach
 from composer_tui.runners.cloud import CloudRun, CloudRunner, connection_file
 from composer_tui.runners.local import LaunchFailed, LocalRunner
-from composer_tui.runs.folder import RunFolder
+from composer_tui.runners.processes import process_ref
+from composer_tui.runs.folder import ProcessRef, RunFolder
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import events, lawful_events, small_config, talking_run
 from tests.rehearsal.rehearsal import Rehearsal, wait_until
@@ -118,7 +127,10 @@ class Nobody:
         raise CloudProblem(problem("no_token"))
 
 
-def test_a_run_that_cannot_be_launched_says_so_and_is_over(store: RunStore) -> None:
+def test_a_run_that_cannot_be_launched_says_so_and_is_over(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-nobody")
     runner = CloudRunner(store, "modal", Nobody())
     with pytest.raises(LaunchFailed, match="no Modal token"):
         runner.start(small_config())
@@ -131,7 +143,8 @@ def test_a_run_that_cannot_be_launched_says_so_and_is_over(store: RunStore) -> N
     assert last.kind == "runner"
 
 
-def test_a_bad_wish_makes_no_folder(store: RunStore) -> None:
+def test_a_bad_wish_makes_no_folder(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-nobody")
     with pytest.raises(ConfigError):
         CloudRunner(store, "modal", Nobody()).start(small_config(gpu=("H999",)))
     assert store.folders() == []
@@ -163,3 +176,67 @@ def test_what_shows_a_run_on_modal_never_imports_modal() -> None:
     code += "print('modal' in sys.modules, 'textual' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def unlaunched(store: RunStore, launcher: ProcessRef | None, now: float) -> RunFolder:
+    """A run's folder between being made and its launch."""
+    folder = store.create(small_config(), "modal", now, launcher)
+    write_ref(folder, CloudRef(app_name=app_name(folder.run_id)))
+    return folder
+
+
+def test_a_run_that_is_about_to_be_launched_is_left_to_its_launcher(store: RunStore) -> None:
+    """Whoever saw it first would find no app, and write down that its launch was interrupted."""
+    folder = unlaunched(store, process_ref(os.getpid()), time.time())
+    run = CloudRun(folder, Nobody())
+    assert not run.settle()
+    assert not asked_for_a_follower(folder)
+
+
+def test_a_run_whose_launcher_left_it_is_followed_by_whoever_sees_it(store: RunStore) -> None:
+    for launcher, now in ((None, time.time()), (process_ref(os.getpid()), time.time() - 3600)):
+        folder = unlaunched(store, launcher, now)
+        assert not CloudRun(folder, Nobody()).settle()
+        wait_until(partial(asked_for_a_follower, folder), "somebody to follow it")
+
+
+def asked_for_a_follower(folder: RunFolder) -> bool:
+    log = folder.log_path
+    return log.exists() and "cannot be followed" in log.read_text("utf-8")
+
+
+def test_a_run_whose_app_cannot_be_read_is_not_said_to_be_over(store: RunStore) -> None:
+    folder = unlaunched(store, None, 1.0)
+    folder.cloud_path.write_text("{")
+    run = CloudRun(folder, Nobody())
+    assert run.alive()
+    assert not run.settle()
+    assert events(folder) == []
+    with pytest.raises(OSError, match="stop by id"):
+        run.stop("now")
+
+
+def test_who_merely_looks_whether_a_run_is_followed_keeps_nobody_from_it(store: RunStore) -> None:
+    folder = unlaunched(store, None, 1.0)
+    with only_follower(folder):
+        pass
+    looking = os.open(folder.path / ".follow", os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    threading.Timer(0.03, os.close, (looking,)).start()
+    with only_follower(folder) as ours:
+        assert ours
+
+
+def test_a_run_that_is_being_launched_is_stopped_and_not_called_over(store: RunStore) -> None:
+    folder = unlaunched(store, process_ref(os.getpid()), time.time())
+    targets = find_targets(store, Request((folder.run_id,), yes=True))
+    assert targets.over == []
+    (handle,) = targets.local
+    assert handle.folder == folder
+
+
+def test_an_account_that_cannot_be_reached_is_told_of_each_app(store: RunStore) -> None:
+    gone = CloudTarget("ap-" + "1" * 22, "gone", str(store.root / "no-connection.json"))
+    (result,) = stop_cloud(store, [gone], "now", 0.0, lambda _: None)
+    assert not result.zero
+    assert [app.stage for app in result.apps] == ["failed"]

@@ -1,5 +1,8 @@
 """A run's folder holds all that its log and its volume tell, each once, whatever is cut."""
 
+import asyncio
+import errno
+import os
 import random
 import re
 import signal
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from composer_engine.container import Crashed
 from composer_engine.protocol import (
     Event,
     Logged,
@@ -22,7 +26,9 @@ from composer_engine.protocol import (
     RunFinished,
     StepCompleted,
 )
-from composer_tui.cloud.ledger import read_ref, write_ref
+from composer_tui.cloud import follow
+from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.notebook import Notebook
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import (
@@ -31,6 +37,7 @@ from tests.cloud.runs_fixtures import (
     follower,
     lawful_events,
     on_volume,
+    small_config,
     talking_run,
 )
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal, wait_until
@@ -286,3 +293,13 @@ def test_each_step_comes_once_through_a_hundred_cuts(
         process.stderr.close()
     assert_whole(folder)
     assert "log stream lost" in folder.log_path.read_text()
+
+
+def test_this_machines_own_trouble_is_not_the_end_of_a_run(store: RunStore) -> None:
+    """A call that cannot be polled for want of a descriptor has not failed: its app must live."""
+    folder = store.create(small_config(), "modal", 1.0)
+    ref = CloudRef(app_name=folder.run_id, app_id="ap-1", call_id="fc-1")
+    follower = follow._Follower(folder, ref, Notebook(folder), lambda: False)
+    trouble = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert asyncio.run(follower._outcome(trouble)) is None
+    assert asyncio.run(follower._outcome(Crashed("status 1"))) is not None

@@ -1,5 +1,6 @@
 """The kill switch, against a real control plane, real containers and everything that goes wrong."""
 
+import errno
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from composer_engine.cloud_spec import ControlBeat
 from composer_tui.cloud import kill_rules as rules
+from composer_tui.cloud.kill import stop_apps
 from composer_tui.cloud.kill_rules import Limits, Look, Track
 from composer_tui.cloud.wire import Container, Problem
 from tests.cloud.apps_fixtures import Napping, napping, nowhere
@@ -181,6 +183,15 @@ def test_a_stop_that_was_killed_is_carried_through_by_the_next_and_escalates(
         assert nap.audit_lines()[-1]["result"] == "gone"
 
 
+def test_a_clock_that_is_ahead_takes_no_run_its_time_to_save(nap: Napping) -> None:
+    (saving,) = nap.launch("skewed", steps=900)
+    wait_until(
+        lambda: "skewed/beat" in nap.plane.modal("dict", "items", "composer-control").stdout, "beat"
+    )
+    stopped = nap.stop([saving], "graceful", grace=30, ahead=7200)
+    assert stopped.app(saving)["saved"]
+
+
 def test_what_does_not_end_raises_the_alarm_and_is_never_called_gone(tmp_path: Path) -> None:
     with napping(tmp_path, "stuck-stop=60,error=ContainerStop:PERMISSION_DENIED:1") as nap:
         (app_id,) = nap.launch("stuck")
@@ -289,3 +300,13 @@ def deaf_server() -> Iterator[str]:
         listener.close()
         for connection in kept:
             connection.close()
+
+
+def test_who_cannot_be_told_of_a_stop_does_not_end_it(tmp_path: Path) -> None:
+    """A closed terminal, above all: what is printed before the stop is sent must not prevent it."""
+
+    def nobody_hears(_progress: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads")
+
+    result = stop_apps(["nothing"], "now", 0.0, nobody_hears, audit_path=tmp_path / "audit.jsonl")
+    assert [app.stage for app in result.apps] == ["failed"]

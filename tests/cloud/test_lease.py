@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from composer_engine.contract import TAG_LEASE_UNTIL, TAG_RUN
-from composer_tui.cloud.lease import expired, left_over
+from composer_tui.cloud.lease import left_over
 from composer_tui.cloud.ledger import read_ref
 from composer_tui.cloud.wire import App, Apps, OrphanClass
 from tests.cloud.apps_fixtures import Napping
@@ -54,14 +54,6 @@ def test_what_this_program_did_not_launch_has_no_lease(nap: Napping) -> None:
     assert nap.composer("lease", app_id, "--minutes", "0").returncode == 2
 
 
-def test_a_lease_is_over_when_it_ends_and_no_sooner() -> None:
-    ends = App(app_id="a", name="", state="detached", created_at=0, lease_until=10.0)
-    never = App(app_id="b", name="", state="detached", created_at=0)
-    apps = Apps(apps=(ends, never))
-    assert expired(apps, 9.9) == []
-    assert expired(apps, 10.0) == [ends]
-
-
 def test_what_is_left_over_is_what_its_class_says() -> None:
     classes: tuple[OrphanClass, ...] = (
         "",
@@ -74,3 +66,11 @@ def test_what_is_left_over_is_what_its_class_says() -> None:
     apps = [App(app_id=c, name="", state="", created_at=0, orphan=c) for c in classes]
     found = left_over(Apps(apps=tuple(apps)))
     assert [app.app_id for app in found] == ["LEASE_EXPIRED", "OWNER_GONE"]
+
+
+def test_an_app_that_has_ended_gets_no_lease(nap: Napping) -> None:
+    (app_id,) = nap.launch("ended", tags={TAG_RUN: "ended"}, calls=False)
+    nap.end(app_id)
+    done = nap.composer("lease", app_id, "--minutes", "5")
+    assert done.returncode == 1
+    assert "has ended" in done.stderr

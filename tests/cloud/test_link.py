@@ -116,6 +116,37 @@ def test_a_stop_is_carried_through_when_its_helper_dies_or_hangs(
     assert plane.app(app_ids[0]).app_state == 5, "stopped, as the control plane says itself"
 
 
+def test_a_log_that_cannot_be_written_keeps_nobody_from_stopping_an_app(
+    plane: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "file").write_text("")
+    (app_id,) = start_apps(plane, "unlogged")
+    link = Link(tmp_path / "runs", plane.connection.environ, tmp_path / "file" / "cloud.log")
+    assert link.stop([app_id], "now", 0.0, lambda _: None).zero
+    link.close()
+
+
+def test_a_list_that_does_not_come_ends_no_stop_that_is_under_way(
+    plane: Rehearsal, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app_ids = start_apps(plane, "saving")
+    link.apps()
+    before = pid_of(link)
+    os.kill(before, signal.SIGSTOP)
+    stop = threading.Thread(target=link.stop, args=(app_ids, "now", 0.0, lambda _: None))
+    stop.start()
+    wait_until(lambda: link.is_stopping, "the stop has been asked for")
+    monkeypatch.setattr(links, "APPS_SECONDS", 0.3)
+    with pytest.raises(CloudProblem, match="no answer"):
+        link.apps()
+    assert link.helper_pid == before
+    os.kill(before, signal.SIGCONT)
+    stop.join(30)
+    assert not stop.is_alive()
+    assert link.helper_pid == before
+
+
 def test_a_stop_that_was_asked_for_outlives_the_program_that_asked(
     plane: Rehearsal, tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_a_deployed_app_is_idle_after_an_hour_if_it_costs(idle: float, burn: Dec
     [
         ({"ledger": "over", "over_since": START}, "OWNER_GONE"),
         ({"ledger": "unlaunched"}, "OWNER_GONE"),
-        ({"ledger": "none", "is_launched_here": True}, "OWNER_GONE"),
+        ({"ledger": "none", "is_launched_here": True}, ""),  # it may wait for a GPU, for $0
         ({"ledger": "none", "is_launched_here": False}, ""),  # another machine's
         ({"ledger": "live"}, ""),
         ({"ledger": "over", "over_since": START, "has_beats": False}, ""),
@@ -119,6 +119,14 @@ def test_an_app_that_nobody_follows_is_gone_from_its_owner(
     waiting = training(beat=None, newest_start=None, **changes)
     assert classify(waiting, START + HOUR).orphan == orphan
     assert classify(waiting, START + 599).orphan == ""
+
+
+def test_an_app_of_this_machine_that_no_run_knows_may_wait_a_day_for_its_gpu() -> None:
+    waiting = training(
+        beat=None, newest_start=None, ledger="none", is_launched_here=True, lease_until=0.0
+    )
+    assert classify(waiting, START + 23 * HOUR).orphan == ""
+    assert classify(waiting, START + 24 * HOUR).orphan == "OWNER_GONE"
 
 
 def test_a_run_that_works_is_no_orphan_though_nobody_here_knows_it() -> None:

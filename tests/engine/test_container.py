@@ -23,7 +23,13 @@ from composer_engine.child import engine_command
 from composer_engine.cloud_spec import CloudSpec, ControlAsk, ControlBeat, app_name
 from composer_engine.commits import Committer
 from composer_engine.config import RunConfig, load
-from composer_engine.container import Crashed, last_event, process_count, train_attempt
+from composer_engine.container import (
+    Crashed,
+    last_event,
+    process_count,
+    steady_clock,
+    train_attempt,
+)
 from composer_engine.control import Control
 from composer_engine.outcome import is_worth_retrying, last_word
 from composer_engine.protocol import (
@@ -258,13 +264,13 @@ def test_a_kill_from_outside_is_taken_for_want_of_memory_and_tears_no_line(
 
 def test_an_ask_saves_and_names_who_asked(volume: Volume, board: Board) -> None:
     spec = make_spec("runs")
-    ask = ControlAsk(stop="asked by ada at laptop")
+    ask = ControlAsk(stop="asked by me at laptop")
     with once(has_step(volume, spec, 3), lambda: board.ask(spec, ask)):
         answer = train(spec, volume, board)
     assert answer["outcome"] == "stopped"
     last = volume.events(spec)[-1]
     assert isinstance(last, RunFinished)
-    assert last.reason == "asked by ada at laptop"
+    assert last.reason == "asked by me at laptop"
     assert (volume.committed / spec.run_id / "checkpoints" / f"step-{last.steps}").is_dir()
 
 
@@ -365,6 +371,39 @@ def test_an_expired_lease_ends_a_run_unless_it_is_extended(volume: Volume, board
     answer = train(spec, volume, board)
     assert time.time() >= until
     assert answer["reason"].startswith("the lease has expired")
+
+
+def test_an_extended_lease_holds_for_a_container_that_cannot_reach_the_board(
+    volume: Volume, board: Board
+) -> None:
+    spec = make_spec("runs", lease_until=time.time() + 2.0)
+    until = time.time() + 3600
+    board.ask(spec, ControlAsk(lease_until=until))
+    with once(has_step(volume, spec, 3), interrupt), pytest.raises(KeyboardInterrupt):
+        train(spec, volume, board)
+    kept = volume.committed / spec.run_id / "lease.json"
+    assert msgspec.json.decode(kept.read_bytes()) == {"lease_until": until}
+    wait_until(lambda: time.time() > spec.lease_until, "the first lease's end")
+    board.trouble = ConnectionError("no route")
+    events = volume.work / spec.run_id / "events.jsonl"
+
+    def is_at_it_again() -> bool:
+        return events.read_bytes().count(b'"run_started"') > 1
+
+    with once(is_at_it_again, interrupt), pytest.raises(KeyboardInterrupt):
+        train(spec, volume, board)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"lease_until":"x"}', b"\xff"])
+def test_a_damaged_lease_extends_nothing_and_is_told(
+    text: bytes, volume: Volume, board: Board, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = make_spec("finishes", lease_until=1.0)
+    folder = volume.work / spec.run_id
+    folder.mkdir()
+    (folder / "lease.json").write_bytes(text)
+    assert train(spec, volume, board)["reason"].startswith("not started: the lease has expired")
+    assert "lease.json cannot be read" in capfd.readouterr().err
 
 
 def test_what_an_interrupted_attempt_cost_is_counted(volume: Volume, board: Board) -> None:
@@ -471,6 +510,52 @@ def test_beats_and_asks_go_on_beside_each_other(board: Board) -> None:
     assert min(b - a for a, b in itertools.pairwise(beats[:-1])) > 0.03
 
 
+class HangingBoard(Board):
+    """Calls of one kind never come back, until ``freed``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.freed, self.hung = kind, threading.Event(), 0
+
+    def read(self, name: str) -> str | None:
+        self._hang("read")
+        return super().read(name)
+
+    def write(self, name: str, text: str) -> None:
+        self._hang("write")
+        super().write(name, text)
+
+    def _hang(self, kind: str) -> None:
+        if kind == self.kind and not self.freed.is_set():
+            self.hung += 1
+            threading.Event().wait(30)
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_a_call_of_the_board_that_hangs_stops_neither_beats_nor_asks(
+    kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    board = HangingBoard(kind)
+    beats = itertools.count(1)
+
+    def beat() -> ControlBeat:
+        return ControlBeat(time=next(beats), run_id="r")
+
+    control = Control(board, "r", beat, ask_seconds=0.01, beat_seconds=0.05, call_seconds=0.05)
+    control.start(0.01)
+    wait_until(lambda: board.hung > 2, "calls that hang")
+    if kind == "read":
+        seen = board.texts["r/beat"]
+        wait_until(lambda: board.texts["r/beat"] != seen, "beats beside the hung reading")
+    board.texts["r/ask"] = '{"stop":"asked"}'
+    if kind == "write":
+        wait_until(lambda: control.ask.stop == "asked", "an ask beside the hung beat")
+    board.freed.set()
+    wait_until(lambda: control.ask.stop == "asked" and "r/beat" in board.texts, "both again")
+    control.close(5)
+    assert capfd.readouterr().err.count("did not answer within") == 1
+
+
 # ---------------------------------------------------------------- the rules
 
 KINDS = [
@@ -538,3 +623,9 @@ def test_the_last_event_of_a_damaged_file_is_none(tmp_path: Path) -> None:
     assert last_event(path) is None
     path.write_bytes(b"\xff")
     assert last_event(path) is None
+
+
+def test_a_clock_that_is_set_back_makes_no_hour_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, began = steady_clock(), time.time()
+    monkeypatch.setattr(time, "time", lambda: began - 7200)
+    assert 0 <= clock() - began < 5

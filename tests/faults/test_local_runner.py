@@ -353,6 +353,16 @@ def test_the_launcher_that_knows_more_may_speak_first(
         assert time.monotonic() - begun >= 0.5
 
 
+def test_an_engine_is_not_handed_the_token_of_a_modal_account(
+    runner: LocalRunner, stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-secret")
+    with launched(runner.store.root, stand_in, "well", "keep") as (_, folder):
+        pid = runner.attach(folder).pid
+        assert pid is not None
+        assert "MODAL_TOKEN_SECRET" not in psutil.Process(pid).environ()
+
+
 def test_a_heartbeat_ends_with_the_launcher_and_with_nothing_else(
     runner: LocalRunner, stand_in: str
 ) -> None:

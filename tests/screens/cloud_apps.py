@@ -9,6 +9,7 @@ from textual.message import Message
 
 import composer_tui.app
 from composer_tui.app import ComposerApp
+from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.wire import App, Apps, Container
 from composer_tui.messages import (
     AppsListed,
@@ -34,7 +35,7 @@ def app(name: str, now: float = NOW, **facts: object) -> App:
         gpu="H100",
         usd_per_hour=Decimal("4.12"),
         spent_usd=Decimal("1.20"),
-        owner="me@laptop",
+        owner=owner_tag(),
         run_id=name,
         lease_until=now + 3000,
         cap_usd=Decimal(5),

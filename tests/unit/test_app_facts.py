@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from composer_engine.config import ModalConfig, load
 from composer_tui.cloud.kill_rules import ACCEPTED, SENDING
 from composer_tui.cloud.ledger import CloudRef
+from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.wire import App, Apps, Container, OrphanClass, Problem, StopProgress
 from composer_tui.numbers import dollars
 from composer_tui.pricing.rates import snapshot_rates
@@ -330,11 +331,12 @@ def test_what_was_not_launched_by_us_cannot_be_asked_to_save() -> None:
     assert "cannot be asked to save" in saved_words(foreign("a"), "graceful", 60)
 
 
-def test_everything_is_what_this_program_launched_and_says_what_is_left_alone() -> None:
-    apps = listed(app("a"), orphan("b"), foreign("c"), foreign("d"))
-    sheet = kill_sheet(apps, None, NOW)
+def test_everything_is_what_its_owner_launched_and_says_what_is_left_alone() -> None:
+    theirs = app("e", owner="someone-at-lab")
+    apps = listed(app("a"), orphan("b"), foreign("c"), theirs)
+    sheet = kill_sheet(apps, None, NOW, mine=owner_tag())
     assert [one.name for one in sheet.apps] == ["a", "b"]
-    assert "2 apps that this program did not launch are left alone" in " ".join(
+    assert "2 apps that you did not launch from here are left alone" in " ".join(
         text(sheet_rows(sheet, "now", 62)).split()
     )
 

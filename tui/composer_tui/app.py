@@ -23,6 +23,7 @@ from composer_engine.cloud_spec import app_name
 from composer_engine.config import RunConfig
 from composer_tui.cloud.accounts import Accounts, has_own_account
 from composer_tui.cloud.ledger import read_ref
+from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.wire import App as CloudApp
 from composer_tui.cloud.wire import Apps, StopProgress
 from composer_tui.messages import (
@@ -140,6 +141,7 @@ class ComposerApp(App[None]):
         self._stop_words = ""
         self._apps: Apps | None = None
         self._kills: dict[str, StopProgress] = {}
+        self._owner = owner_tag()
         self._rates: Rates | None = None
         self._quits_when_stopped = False
         self._listing = False
@@ -266,7 +268,7 @@ class ComposerApp(App[None]):
             self._settled_at = now
             self._settle()
         screen = self._top
-        on_show = isinstance(screen, BaseScreen) and screen.lists_apps
+        on_show = getattr(screen, "lists_apps", False)
         self._desk.look(now, LOOK_SECONDS if on_show else GLANCE_SECONDS)
         if isinstance(screen, BaseScreen) and screen.is_ready:
             if screen.lists_runs:
@@ -336,6 +338,7 @@ class ComposerApp(App[None]):
     def _cloud_launched(self, message: CloudLaunched) -> None:
         self._open(message.handle.folder, message.handle)
         self.action_go("monitor")
+        self._desk.look_now(time.time())
 
     @on(LaunchRefused)
     def _launch_refused(self, message: LaunchRefused) -> None:
@@ -462,6 +465,21 @@ class ComposerApp(App[None]):
         state = self._known_state(run_id) or RunState()
         return None if ref.ended else app_of_ref(ref, run_id, config, state)
 
+    def _as_watched(self, app: CloudApp) -> CloudApp:
+        """The app with what its run has said since it was listed, where it is the watched one."""
+        watch = self._watch
+        if watch is None or app.run_id not in (watch.run_id, app_name(watch.run_id)):
+            return app
+        last, saved = watch.feed.state.last, watch.feed.state.checkpoint
+        if last is None or last.step <= app.step:
+            return app
+        return msgspec.structs.replace(
+            app,
+            step=last.step,
+            last_step_at=last.time,
+            checkpoint_step=saved.step if saved else app.checkpoint_step,
+        )
+
     def _ask_to_kill(
         self, app_ids: Sequence[str] | None, run_ids: Sequence[str] = (), *, then_quit: bool = False
     ) -> None:
@@ -480,7 +498,8 @@ class ComposerApp(App[None]):
             wanted = self._fleet.outliving() if everything else run_ids
             own = {run: app for run in wanted if (app := self._cloud_app(run)) is not None}
             unlisted = tuple(app for app in own.values() if app not in apps.apps)
-            apps = Apps(apps=(*apps.apps, *unlisted), as_of=apps.as_of, problem=apps.problem)
+            live = tuple(self._as_watched(app) for app in (*apps.apps, *unlisted))
+            apps = Apps(apps=live, as_of=apps.as_of, problem=apps.problem)
             here = [
                 facts
                 for run in wanted
@@ -488,7 +507,7 @@ class ComposerApp(App[None]):
                 and (facts := self._fleet.stop_facts(run, self._known_state(run))) is not None
             ]
             ids = None if app_ids is None else [*app_ids, *(app.app_id for app in own.values())]
-            return kill_sheet(apps, ids, time.time(), self._config_of, here)
+            return kill_sheet(apps, ids, time.time(), self._config_of, here, self._owner)
 
         def answered(answer: KillAnswer | None) -> None:
             if answer is None:

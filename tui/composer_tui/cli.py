@@ -334,7 +334,7 @@ def cost(context: click.Context, since: str, by: Literal["run", "gpu"], as_json:
     "--graceful",
     "--grace",
     "grace",
-    type=Number(min=0),
+    type=Number(min=0, max=86400),
     metavar="SECONDS",
     help="How long it may save before it is ended (default: as its configuration says).",
 )

@@ -28,9 +28,15 @@ _VERIFIED = (
 
 
 class _Refused(click.ClickException):
-    """Modal, or the way to it, did not do it: one line, exit status 2."""
+    """Something that the user can mend: one line, exit status 2."""
 
     exit_code = 2
+
+
+class _Unreached(click.ClickException):
+    """Modal, or the way to it, did not do it: one line, exit status 1."""
+
+    exit_code = 1
 
 
 def _plainly(command: Callable[_P, int]) -> Callable[_P, int]:
@@ -47,7 +53,8 @@ def _plainly(command: Callable[_P, int]) -> Callable[_P, int]:
             known = None if error.problem.hint else diagnose(error.problem.message)
             hint = error.problem.hint or (known.fix if known else "")
             line = f"{error.problem.message} (try: {hint})" if hint else error.problem.message
-            raise _Refused(line) from None
+            is_the_way = error.problem.kind in ("no_network", "timeout", "server", "rate_limit")
+            raise (_Unreached if is_the_way else _Refused)(line) from None
 
     return wrapped
 

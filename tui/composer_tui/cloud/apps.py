@@ -40,6 +40,7 @@ _LIST_SECONDS = 8.0
 _DETAIL_SECONDS = 4.0
 _DETAILS_LAST_SECONDS = 300.0
 _SKEW_SECONDS = 60.0
+_CLOCK_LASTS_SECONDS = 300.0
 _NONPREEMPTIBLE = 3  # times, on cores and memory, where there is no GPU
 
 Boxes = Mapping[str, tuple[Container, ...]]
@@ -87,6 +88,7 @@ class _Asking:
         self, store: RunStore, now: float, seen: Seen, cli: ModalCli, pool: ThreadPoolExecutor
     ) -> None:
         self._now, self._seen, self._cli, self._pool = now, seen, cli, pool
+        self._as_of = now  # by this machine's clock; ages are told by Modal's
         self._store = store
         self._problem: Problem | None = None
         self._has_api = True
@@ -101,6 +103,7 @@ class _Asking:
         except CloudProblem as failure:
             self._note(failure.problem)
             return self._last(rates_to_come.result())
+        self._now -= self._clock_ahead()
         boxes = self._boxes(boxes_to_come.result)
         self._learn(listed)
         ledgers = self._ledgers()
@@ -110,13 +113,13 @@ class _Asking:
         for app in listed:
             ledger = ledgers.get(app.app_id) or ledgers.get(app.name)
             rows.append(self._row(app, boxes, ledger, beats, rates.rates))
-        self._check_clock(rows)
+        self._tell_clock()
         rows.sort(key=_dearest_first)
         seen = self._seen
         seen.apps = {row.app_id: row for row in rows}
-        seen.as_of = self._now
+        seen.as_of = self._as_of
         seen.keep_only(seen.apps)
-        return self._answer(tuple(rows), rates, self._now)
+        return self._answer(tuple(rows), rates, self._as_of)
 
     # What is asked of Modal.
 
@@ -137,6 +140,32 @@ class _Asking:
         else:
             return [_Listed(*app[:7]) for app in live]
         return [_from_row(row) for row in self._cli.app_list() if not row.is_over]
+
+    def _clock_ahead(self) -> float:
+        """How far this machine's clock is ahead of Modal's, in seconds; 0 where they agree.
+
+        Leases, beats and containers are dated by clocks at Modal: by a wrong one here a healthy run
+        looks expired, or an expired one healthy. Where Modal does not say its time, ours counts.
+        """
+        from composer_tui.cloud import modal_api
+
+        seen, moment = self._seen, time.monotonic()
+        is_due = seen.clock_seen_at is None or moment - seen.clock_seen_at > _CLOCK_LASTS_SECONDS
+        if self._has_api and (is_due or seen.clock_ahead_seconds):
+            began = time.time()
+            theirs = self._try(modal_api.server_time(), _DETAIL_SECONDS)
+            if theirs is not None:
+                ahead = began - theirs if theirs > 0 else 0.0
+                seen.clock_ahead_seconds = ahead if abs(ahead) > _SKEW_SECONDS else 0.0
+                seen.clock_seen_at = moment
+        return seen.clock_ahead_seconds
+
+    def _tell_clock(self) -> None:
+        ahead = self._seen.clock_ahead_seconds
+        if ahead:
+            how = "ahead of" if ahead > 0 else "behind"
+            by = duration(abs(ahead))
+            self._note(problem("clock", f"this machine's clock is {by} {how} Modal's"))
 
     def _boxes(self, result: Callable[[], list[Any]]) -> Boxes | None:
         """Containers by app; those of the last look where there is none now, None before any."""
@@ -168,6 +197,11 @@ class _Asking:
         found = self._try(modal_api.details_of(due, _DETAIL_SECONDS), _DETAIL_SECONDS)
         for app_id, detail in (found or {}).items():
             details[app_id] = (self._now, detail)
+        if unknown := due.keys() - details.keys():
+            what = (
+                f"{len(unknown)} of {len(details.keys() | unknown)} apps did not say what they are"
+            )
+            self._note(problem("timeout", what))
 
     def _beats(
         self, listed: Iterable[_Listed], ledgers: Mapping[str, Ledger]
@@ -327,17 +361,6 @@ class _Asking:
 
     def _note(self, found: Problem) -> None:
         self._problem = self._problem or found
-
-    def _check_clock(self, rows: Iterable[App]) -> None:
-        """What began in the future tells that a clock is wrong, and all ages with it.
-
-        Modal's is taken for right.
-        """
-        starts = [box.started_at or 0.0 for row in rows for box in row.containers]
-        ahead = max([*starts, *(row.created_at for row in rows)], default=0.0) - time.time()
-        if ahead > _SKEW_SECONDS:
-            message = f"this machine's clock is {duration(ahead)} behind Modal's: ages are wrong"
-            self._note(problem("clock", message))
 
     def _last(self, rates: KnownRates) -> Apps:
         return self._answer(tuple(self._seen.apps.values()), rates, self._seen.as_of)

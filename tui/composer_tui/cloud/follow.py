@@ -37,7 +37,7 @@ LOST_SECONDS = 60.0  # the volume is committed every 15 s: what it has not by th
 SAVE_SECONDS = 2.0
 IDLE_SECONDS = 15.0  # an app without work, of which we do not know the call, is over
 QUIET_SECONDS = 10.0  # for the log to end after the call has
-_VOLUME_TRIES = 5
+_VOLUME_TRIES = 20  # a minute and a half: a network that is gone for a moment loses no event
 
 
 async def follow(
@@ -266,7 +266,7 @@ class _Follower:
             except TimeoutError:
                 pass
             except Exception as error:  # noqa: BLE001  # the border: it is the call's result
-                ending = self._outcome(error)
+                ending = await self._outcome(error)
             if ending is not None:
                 return ending
             await asyncio.sleep(POLL_SECONDS)
@@ -285,14 +285,26 @@ class _Follower:
             return ending_of_error(error)
         return ending_of_value(value)
 
-    def _outcome(self, error: Exception) -> Ending | None:
+    async def _outcome(self, error: Exception) -> Ending | None:
         """What the call ended with; None when it is only that Modal cannot be asked now."""
-        if type(error).__name__ in _RESULTS:
+        is_engines = type(error).__module__.split(".")[0] == "composer_engine"
+        if is_engines or type(error).__name__ in _RESULTS:
             return ending_of_error(error)
-        found = problem_of(error)
-        if found is not None and type(error).__module__.split(".")[0] != "composer_engine":
+        if problem_of(error) is not None:
             return UNKNOWN if type(error).__name__ == "NotFoundError" else None
-        return ending_of_error(error)
+        # The function's, or this machine's own trouble: only what does not work any more is over.
+        return ending_of_error(error) if await self._does_nothing() else None
+
+    async def _does_nothing(self) -> bool:
+        """By Modal's word; False when it cannot be asked."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                stats = await self._stats()
+        except Exception:  # noqa: BLE001  # whatever keeps Modal from being asked tells nothing
+            return False
+        if stats is None:
+            return False
+        return not (stats.num_total_runners or stats.backlog or stats.num_running_inputs)
 
     async def _look_for_container(self) -> None:
         stats = await self._stats()
@@ -332,7 +344,7 @@ class _Follower:
         for attempt in range(_VOLUME_TRIES):
             if await self._read_volume():
                 break
-            await asyncio.sleep(attempt)
+            await asyncio.sleep(min(attempt, AGAIN_SECONDS))
             if self._should_stop():
                 self._save()
                 return False

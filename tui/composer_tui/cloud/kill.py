@@ -33,7 +33,8 @@ LIMITS = Limits()
 _APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}")
 _COMMANDS_AT_ONCE = 4
 _TICK_SECONDS = 0.1
-_DEAF_SECONDS = 600.0  # a container that has not spoken for so long will not hear either
+_DEAF_SECONDS = 600.0  # a container that has not spoken for so long may not hear either
+_SPEAK_SECONDS = 25.0  # within which one that can hear has spoken twice
 _FIRST_LOOK_SECONDS = 1.5
 
 _Change = Callable[[Track, float], Track]  # before, now -> after
@@ -309,7 +310,7 @@ class _Stop:
         try:
             names = self._names(waiting)
             beats = within(self._limits.api, modal_api.read_beats(names.values(), 6.0))
-            able = {name for name, beat in beats.items() if self._can_hear(beat)}
+            able = {name for name, beat in beats.items() if beat.state != "ended"}
             why = "stopped from composer-tui"
             asked = within(self._limits.api, modal_api.put_stop_asks(able, why, 6.0))
         except Exception as error:  # noqa: BLE001  # spending ends also where nobody can be asked
@@ -325,6 +326,8 @@ class _Stop:
                 self._deny([app_id], "could not be asked to save")
             else:
                 self._deny([app_id], "nothing in it can be asked to save")
+        doubtful = {name: beats[name].time for name in able if self._is_old(beats[name])}
+        doubted_until = self._clock.monotonic() + _SPEAK_SECONDS
         while not self._done.wait(self._limits.beat):
             if not any(track.is_saving for track in self._open()):
                 return
@@ -332,6 +335,12 @@ class _Stop:
                 beats = within(self._limits.api, modal_api.read_beats(names.values(), 6.0))
             except CloudProblem:
                 continue  # its grace ends anyway
+            if self._clock.monotonic() >= doubted_until:
+                silent = {n for n, time in doubtful.items() if n in beats and beats[n].time <= time}
+                self._deny(
+                    [i for i, n in names.items() if n in silent], "it does not speak any more"
+                )
+                doubtful.clear()
             for app_id, name in names.items():
                 beat = beats.get(name)
                 self._post([app_id], partial(rules.heard, beat=beat))
@@ -339,8 +348,9 @@ class _Stop:
     def _told_to_save(self, track: Track, _now: float) -> Track:
         return rules.told_to_save(track, self._grace_seconds)
 
-    def _can_hear(self, beat: ControlBeat) -> bool:
-        return beat.state != "ended" and self._clock.wall() - beat.time < _DEAF_SECONDS
+    def _is_old(self, beat: ControlBeat) -> bool:
+        """It does not speak any more, or this machine's clock and its own do not agree."""
+        return self._clock.wall() - beat.time >= _DEAF_SECONDS
 
     def _deny(self, app_ids: Iterable[str], why: str) -> None:
         self._post(list(app_ids), partial(rules.not_asked, why=why))
@@ -380,7 +390,7 @@ class _Stop:
                 self._told[app_id] = (track, now)
                 try:
                     self._on_progress(self._progress(track, now))
-                except Exception:  # noqa: BLE001  # a terminal that is gone keeps nothing alive
+                except Exception:  # noqa: BLE001, S112  # a terminal that is gone keeps nothing alive
                     continue
 
     def _progress(self, track: Track, now: float) -> StopProgress:

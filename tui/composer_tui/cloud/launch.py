@@ -5,7 +5,6 @@ asking. Whoever is killed on the way, the app bears the name that the folder has
 """
 
 import contextlib
-import fcntl
 import os
 import selectors
 import subprocess
@@ -25,7 +24,7 @@ from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.launch_words import SPEC_FILE, LaunchWord
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
 from composer_tui.cloud.modal_thread import within
-from composer_tui.cloud.notebook import Notebook, take_lock
+from composer_tui.cloud.notebook import Notebook, is_held, take_lock
 from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.plan import Plan, dumped, plan
 from composer_tui.cloud.problems import CloudProblem
@@ -89,17 +88,7 @@ def was_tried(folder: RunFolder) -> bool:
 
 def is_launching(folder: RunFolder) -> bool:
     """A launch is under way: its parent, or the child alone, still lives. Cheap."""
-    try:
-        fd = os.open(folder.path / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_held(folder.path / _LOCK)
 
 
 def failure_of(error: CloudProblem) -> RunFailed:

@@ -4,6 +4,7 @@ import msgspec
 
 from composer_engine.cloud_spec import app_name
 from composer_engine.contract import TAG_LEASE_UNTIL, TAG_RUN
+from composer_tui.cloud.kill_rules import OVER
 from composer_tui.cloud.ledger import CloudRef, cloud_runs, write_ref
 from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.orphans import is_left_over
@@ -32,6 +33,10 @@ def extend(store: RunStore, app_id: str, minutes: float, now: float, *, seen: Se
             problem("refused", f"a lease is extended by up to {MOST_MINUTES:g} minutes")
         )
     found = within(_CALL_SECONDS, modal_api.find_app(app_id))
+    if found.state in OVER:
+        raise CloudProblem(
+            problem("refused", f"{found.name or app_id} has ended: no lease to extend")
+        )
     tags = within(_CALL_SECONDS, modal_api.read_tags(app_id))
     ledger = _ledger(store, app_id, found.name)
     if TAG_RUN not in tags and ledger is None:
@@ -59,11 +64,6 @@ def extend(store: RunStore, app_id: str, minutes: float, now: float, *, seen: Se
 def left_over(apps: Apps) -> list[App]:
     """What `gc` ends: expired leases, and what is left of runs that are over."""
     return [app for app in apps.apps if is_left_over(app)]
-
-
-def expired(apps: Apps, now: float) -> list[App]:
-    """Apps whose lease has ended."""
-    return [app for app in apps.apps if 0 < app.lease_until <= now]
 
 
 def _ledger(store: RunStore, app_id: str, name: str) -> tuple[RunFolder, CloudRef] | None:

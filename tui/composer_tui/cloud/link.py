@@ -129,7 +129,7 @@ class _Helper:
 
 
 def _opened(log: Path) -> BinaryIO:
-    """For a helper's last words. Where they cannot be kept, that keeps nobody from stopping an app."""
+    """For a helper's last words. Where they cannot be kept, apps can be stopped all the same."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         is_short = log.exists() and log.stat().st_size < _LOG_BYTES
@@ -159,6 +159,11 @@ class Link:
         """The helper's process id, while it runs."""
         helper = self._helper
         return helper.pid if helper is not None and helper.is_alive() else None
+
+    @property
+    def is_stopping(self) -> bool:
+        """The helper is at it to end apps."""
+        return self._helper is not None and self._helper.is_stopping()
 
     def tend(self, folder: RunFolder, *, launch: bool = False) -> None:
         """Sees a run through to its end, over as many helpers as that takes."""

@@ -145,7 +145,11 @@ def only_follower(folder: RunFolder) -> Iterator[bool]:
 
 def is_followed(folder: RunFolder) -> bool:
     """Somebody follows the run at this moment. Cheap."""
-    path = folder.path / ".follow"
+    return is_held(folder.path / ".follow")
+
+
+def is_held(path: Path) -> bool:
+    """Somebody has that lock at this moment. Cheap."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -18,6 +18,7 @@ STARTING_SECONDS = 600.0  # from an app's creation to its first container
 LEASE_SLACK_SECONDS = 60.0  # it saves when its lease ends
 STUCK_SECONDS = 120.0
 IDLE_SECONDS = 3600.0
+WAITING_SECONDS = 24 * 3600.0  # nobody waits longer for a GPU
 IDLE_USD_PER_HOUR = Decimal("0.10")
 
 _LIVE_UNDEPLOYED = frozenset({"ephemeral", "detached", "initializing"})
@@ -132,7 +133,9 @@ def _owner_gone(facts: Facts, now: float) -> Verdict:
         return Verdict()
     if facts.ledger == "unlaunched":
         return Verdict("OWNER_GONE", f"its launch was cut short {duration(age)} ago")
-    if facts.ledger == "none" and facts.is_launched_here:
+    # It has no container, so it costs nothing: it may be waiting for its GPU, and another folder
+    # of runs on this machine may know it.
+    if facts.ledger == "none" and facts.is_launched_here and age >= WAITING_SECONDS:
         return Verdict("OWNER_GONE", "launched from this machine, and no run here knows it")
     return Verdict()
 

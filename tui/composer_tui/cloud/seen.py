@@ -16,6 +16,8 @@ class Seen:
 
     ``apps`` is the last list; ``details`` was asked for when given; ``idle_since`` and
     ``stopping_since`` are when an app was first seen so, and only of those that still are.
+    ``clock_ahead_seconds`` is how far this machine's clock was ahead of Modal's, 0 for not at all,
+    when it was compared last: at ``clock_seen_at`` of a monotonic clock.
     """
 
     apps: dict[str, App] = field(default_factory=dict)
@@ -25,6 +27,8 @@ class Seen:
     containers: dict[str, tuple[Container, ...]] | None = None
     idle_since: dict[str, float] = field(default_factory=dict)
     stopping_since: dict[str, float] = field(default_factory=dict)
+    clock_ahead_seconds: float = 0.0
+    clock_seen_at: float | None = None
 
     def keep_only(self, app_ids: Iterable[str]) -> None:
         """Forgets the apps that are gone."""

@@ -9,6 +9,7 @@ import msgspec
 
 from composer_engine.protocol import RunFailed
 from composer_tui.cloud.follow import follow
+from composer_tui.cloud.kill_rules import OVER
 from composer_tui.cloud.launch import Launched, is_launching, was_tried
 from composer_tui.cloud.launch import launch as put_on_modal
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
@@ -64,8 +65,8 @@ class _Tender:
         try:
             ref = read_ref(self._folder)
         except DamagedFolder as error:
-            if not self._notebook.state.ended:
-                self._notebook.say(RunFailed(kind="runner", message=str(error)))
+            # What became of it is not known: it may run, and nothing here may say that it is over.
+            self._notebook.note(f"{error}; `composer-tui apps` shows its app, if there is one")
             return
         while not (ref.ended and self._notebook.state.ended):
             try:
@@ -89,7 +90,7 @@ class _Tender:
             if begun.failure is not None:
                 if not self._notebook.state.ended:
                     self._notebook.say(begun.failure)
-                return self._end(ref, look=begun.asked)
+                return self._end(ref, look=begun.asked and begun.failure.kind != "config")
         if not run(follow(self._folder, ref, self._notebook, self._should_stop)):
             return True
         return self._end(ref)
@@ -157,20 +158,35 @@ class _Tender:
         With ``look`` it may have one of which only its name is known.
         """
         if look and not ref.app_id:
-            found = self._find(ref)
-            ref = msgspec.structs.replace(ref, app_id=found.app_id if found else "")
+            looked = self._look_for(ref)
+            if looked is None:
+                return True
+            ref = looked
         while ref.app_id and not ref.ended and not self._is_gone(ref):
             if not self._pause(AGAIN_SECONDS):
                 return True
         write_ref(self._folder, msgspec.structs.replace(ref, ended=True))
         return True
 
+    def _look_for(self, ref: CloudRef) -> CloudRef | None:
+        """With the id of the app that bears its name, should one be listed by now, or soon.
+
+        None when told to stop before that is known. Raises `CloudProblem`.
+        """
+        deadline = time.monotonic() + FIND_SECONDS
+        while (found := self._find(ref)) is None:
+            if time.monotonic() > deadline:
+                return ref
+            if not self._pause(1.0):
+                return None
+        return msgspec.structs.replace(ref, app_id=found.app_id)
+
     def _is_gone(self, ref: CloudRef) -> bool:
         try:
             within(STOP_SECONDS, _stop(ref.app_id), "the stop")
             deadline = time.monotonic() + GONE_SECONDS
             cli = ModalCli(_environ(ref))
-            while cli.container_list(ref.app_id):
+            while not within(STOP_SECONDS, _is_over(ref.app_id)) or cli.container_list(ref.app_id):
                 if time.monotonic() > deadline:
                     return self._insist(ref)
                 time.sleep(_LOOK_SECONDS)
@@ -231,7 +247,12 @@ def modal_function(function_id: str) -> Any:
     return modal.Function.from_id(function_id)
 
 
-async def _stop(app_id: str) -> None:
+async def _is_over(app_id: str) -> bool:
+    """By Modal's word: a stop that was accepted is not one that has happened."""
     app = await find_app(app_id)
-    if (await app.info.aio(refresh=True)).lifecycle.state.value != "stopped":
-        await app.stop.aio()
+    return (await app.info.aio(refresh=True)).lifecycle.state.value in OVER
+
+
+async def _stop(app_id: str) -> None:
+    if not await _is_over(app_id):
+        await (await find_app(app_id)).stop.aio()

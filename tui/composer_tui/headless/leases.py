@@ -6,7 +6,7 @@ import time
 import msgspec
 
 from composer_tui.cloud.problems import CloudProblem
-from composer_tui.cloud.wire import StopProgress
+from composer_tui.cloud.wire import Problem, StopProgress
 from composer_tui.headless.apps import is_current, print_problem, problem_status
 from composer_tui.headless.consent import has_consent
 from composer_tui.headless.stop_targets import CannotStop, CloudTarget
@@ -26,13 +26,14 @@ _ROUNDS = 3  # an app that shows up while others are being stopped is stopped, t
 def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
     """Stops expired leases and what runs left behind, and reads again until there is none.
 
-    Silent when there is nothing. 0 when nothing is left, 2 without consent. Raises `CannotStop`.
+    Silent when there is nothing. 0 when nothing is left, as far as all could be looked at, and 2
+    without consent. Raises `CannotStop`.
     """
     from composer_tui.cloud.apps import list_apps
     from composer_tui.cloud.lease import left_over
 
     stopped: dict[str, StopProgress] = {}
-    left = []
+    left, told = [], list[Problem]()
     for is_last in (*(False,) * _ROUNDS, True):
         now = time.time()
         apps = list_apps(store, now)
@@ -40,6 +41,9 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
             if apps.problem is not None:
                 print_problem(apps.problem)
             return problem_status(apps.problem)
+        if apps.problem is not None and apps.problem not in told:
+            told.append(apps.problem)
+            print_problem(apps.problem)
         left = left_over(apps)
         if not left or is_last:
             break
@@ -62,7 +66,8 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
             print(result_line(progress))
         if stopped:
             print(volumes_line())
-    return 0 if not left else 1
+    unknown = [found for found in told if found.kind != "clock"]
+    return 1 if left or unknown else 0
 
 
 def extend_lease(store: RunStore, app_id: str, minutes: float) -> int:

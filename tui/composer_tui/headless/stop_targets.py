@@ -132,7 +132,9 @@ def _add_cloud_run(store: RunStore, targets: Targets, folder: RunFolder) -> None
     if ref.ended or (ref.connection and process.find(Path(ref.connection)) is None):
         targets.over.append(folder.run_id)  # a rehearsal's containers end with it
         return
-    if not ref.launched_at:  # its launch goes on, or was cut short: it has no app that is known
+    if not (
+        ref.launched_at or ref.call_id
+    ):  # its launch goes on, or was cut short: it has no app that is known
         targets.local.append(attach(LocalRunner(store), folder, for_commands(store)))
         return
     grace = GRACE_SECONDS

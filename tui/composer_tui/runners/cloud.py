@@ -32,7 +32,7 @@ from composer_tui.rehearsal import process
 from composer_tui.runners.base import Ending, StopReport
 from composer_tui.runners.local import LaunchFailed
 from composer_tui.runners.processes import is_alive, process_ref
-from composer_tui.runs.folder import DamagedFolder, RunFolder
+from composer_tui.runs.folder import DamagedFolder, ProcessRef, RunFolder
 from composer_tui.runs.journal import append, read_end
 from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
@@ -203,7 +203,7 @@ class CloudRun:
                 f"{self.folder.cloud_path} cannot be read; "
                 "`composer-tui apps` shows its app, to stop by id"
             )
-        if ref is not None and ref.launched_at:
+        if ref is not None and (ref.launched_at or ref.call_id):
             return ref
         self.folder.stop_path.touch()
         deadline = time.monotonic() + LAST_WORD_SECONDS
@@ -231,6 +231,8 @@ class CloudRun:
         if self._cloud_for is None or now - self._asked_at < _AGAIN_SECONDS:
             return
         self._asked_at = now
+        if self._is_anothers_to_launch():
+            return  # whoever comes first to a run that is not launched takes its launch for failed
         if is_followed(self.folder) or (self._asking is not None and self._asking.is_alive()):
             return
         if self._is_its_launchers():
@@ -260,18 +262,29 @@ class CloudRun:
         return self._cloud_for(ref.connection)
 
     def _is_its_launchers(self) -> bool:
-        """It was made a moment ago, and who made it is about to launch it: that is not ours to do."""
+        """It was made a moment ago, and is about to be launched: who made it will follow it."""
         if self.is_launched or was_tried(self.folder) or not self._is_being_launched():
             return False
         return time.time() - self.folder.read_record().created_at < LAUNCH_SECONDS
 
     def _is_being_launched(self) -> bool:
         """Its launcher has made the folder, and not yet what names the app."""
-        try:
-            launcher = self.folder.read_record().launcher
-        except DamagedFolder:
-            return False
+        launcher = self._launcher()
         return launcher is not None and is_alive(launcher)
+
+    def _is_anothers_to_launch(self) -> bool:
+        """Another program is about to launch it, and is still there."""
+        ref, launcher = self.ref, self._launcher()
+        begun = ref is not None and bool(ref.app_id or ref.launched_at)
+        if begun or launcher is None or launcher.pid == os.getpid():
+            return False
+        return is_alive(launcher)
+
+    def _launcher(self) -> ProcessRef | None:
+        try:
+            return self.folder.read_record().launcher
+        except DamagedFolder:
+            return None
 
     def _grace_seconds(self) -> float:
         try:

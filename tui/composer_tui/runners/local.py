@@ -95,7 +95,7 @@ class LocalRunner:
     def _spawn(self, folder: RunFolder, config: RunConfig) -> "subprocess.Popen[bytes]":
         argv = [self.python, "-m", "composer_engine", "--config", str(folder.config_path)]
         argv += ["--run-dir", str(folder.path), "--run-id", folder.run_id]
-        env = {name: text for name, text in os.environ.items() if name != HEARTBEAT_VARIABLE}
+        env = {name: text for name, text in os.environ.items() if not _is_withheld(name)}
         env |= {RUN_ID_VARIABLE: folder.run_id, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         ours: int | None = None
         theirs: tuple[int, ...] = ()
@@ -304,6 +304,11 @@ class LocalRun:
         before = self._child.oom_kills
         killed = kills is not None and before is not None and kills > before
         return Death(self._child.process.poll(), killed, stopped_with)
+
+
+def _is_withheld(name: str) -> bool:
+    """What an engine has no use for: another's heartbeat, and the token of a Modal account."""
+    return name == HEARTBEAT_VARIABLE or name.startswith("MODAL_TOKEN_")
 
 
 def require_engine() -> None:

@@ -42,6 +42,7 @@ def what_is_saved(done: int, saved: int, mode: StopMode, grace_seconds: float) -
 class EndDialog(Dialog[T]):
     """Cancel has the focus: Enter does nothing. A run goes on while a person thinks."""
 
+    lists_apps: ClassVar[bool] = True  # what it says of them has to be fresh
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "confirm", "Stop it", id="stop.confirm", tooltip="Stop in the chosen way"),
         Binding("g", f"mode('{GRACEFUL}')", "Graceful", show=False, id="stop.graceful"),

@@ -70,15 +70,16 @@ def kill_sheet(
     now: float,
     config_of: ConfigOf = lambda _: None,
     runs: Sequence[StopFacts] = (),
+    mine: str = "",
 ) -> KillSheet:
-    """Of these apps, or with None of all that this program launched, what is known.
+    """Of these apps, or with None of all that ``mine`` (an owner) launched, what is known.
 
     ``config_of`` answers the configuration of an app's run when its folder is on this machine.
     """
     live = apps.apps if apps is not None else ()
     foreign = 0
     if app_ids is None:
-        chosen = [app for app in live if app.orphan != "UNTAGGED"]
+        chosen = [app for app in live if app.orphan != "UNTAGGED" and app.owner in ("", mine)]
         foreign = len(live) - len(chosen)
     else:
         chosen = [app for app in live if app.app_id in app_ids]
@@ -196,7 +197,7 @@ def sheet_rows(sheet: KillSheet, mode: StopMode, width: int) -> list[Row]:
         rows += _lines(volume_words(sheet), width, "dim")
     if sheet.foreign:
         one = sheet.foreign == 1
-        words = f"{sheet.foreign} app{'' if one else 's'} that this program did not launch "
+        words = f"{sheet.foreign} app{'' if one else 's'} that you did not launch from here "
         rows += _lines(f"{words}{'is' if one else 'are'} left alone.", width, "dim")
     rows.append(())
     if alone:
