@@ -13,7 +13,6 @@ import msgspec
 from composer_engine.cloud_spec import ControlAsk, ControlBeat
 from composer_engine.failures import complain
 
-
 _T = TypeVar("_T")
 _MOST_SECONDS = 300.0  # so rarely is a board asked that never answers: each call leaves a thread
 
@@ -105,7 +104,7 @@ class Control:
         return 0
 
 
-class _Hung(TimeoutError):
+class _Hung(TimeoutError):  # noqa: N818  # says what the call is
     """A call that has not come back in time. Its thread is left behind."""
 
 

@@ -19,14 +19,15 @@ from composer_engine.config import ConfigError, RunConfig
 from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud.accounts import for_commands
 from composer_tui.cloud.cloud import Cloud
-from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.ledger import CloudRef, connection_file, read_ref, write_ref
 from composer_tui.cloud.notebook import only_follower
 from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.headless.stop_targets import CloudTarget, Request, find_targets
 from composer_tui.headless.stopping import stop_cloud
 from composer_tui.rehearsal import process
+from composer_tui.runners import cloud as cloud_runner
 from composer_tui.runners.attach import attach
-from composer_tui.runners.cloud import CloudRun, CloudRunner, connection_file
+from composer_tui.runners.cloud import CloudRun, CloudRunner
 from composer_tui.runners.local import LaunchFailed, LocalRunner
 from composer_tui.runners.processes import process_ref
 from composer_tui.runs.folder import ProcessRef, RunFolder
@@ -205,9 +206,15 @@ def asked_for_a_follower(folder: RunFolder) -> bool:
     return log.exists() and "cannot be followed" in log.read_text("utf-8")
 
 
-def test_a_run_whose_app_cannot_be_read_is_not_said_to_be_over(store: RunStore) -> None:
+@pytest.mark.parametrize("without_record", [False, True])
+def test_a_run_whose_app_cannot_be_read_is_not_said_to_be_over(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, without_record: bool
+) -> None:
+    monkeypatch.setattr(cloud_runner, "LAST_WORD_SECONDS", 0.2)
     folder = unlaunched(store, None, 1.0)
     folder.cloud_path.write_text("{")
+    if without_record:
+        folder.record_path.write_text("{")
     run = CloudRun(folder, Nobody())
     assert run.alive()
     assert not run.settle()

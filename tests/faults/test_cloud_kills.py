@@ -20,10 +20,10 @@ import pytest
 
 from composer_engine.cloud_spec import app_name
 from composer_engine.protocol import Event, StepCompleted, Unrecognized, decode, violations
-from composer_tui.cloud.ledger import CloudRef, cloud_runs, write_ref
+from composer_tui.cloud.ledger import CloudRef, cloud_runs, connection_file, write_ref
 from composer_tui.rehearsal import process
 from composer_tui.rehearsal.connection import Connection
-from composer_tui.runners.cloud import connection_file, start_rehearsal
+from composer_tui.runners.cloud import start_rehearsal
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import HERE as CLOUD

@@ -22,7 +22,7 @@ from textual.screen import Screen
 from composer_engine.cloud_spec import app_name
 from composer_engine.config import RunConfig
 from composer_tui.cloud.accounts import Accounts, has_own_account
-from composer_tui.cloud.ledger import read_ref
+from composer_tui.cloud.ledger import known_ref
 from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.wire import App as CloudApp
 from composer_tui.cloud.wire import Apps, StopProgress
@@ -459,7 +459,7 @@ class ComposerApp(App[None]):
         if listed is not None or not folder.cloud_path.exists():
             return listed
         try:
-            ref, config = read_ref(folder), folder.read_record().config
+            ref, config = known_ref(folder), folder.read_record().config
         except DamagedFolder:
             return None
         state = self._known_state(run_id) or RunState()

@@ -13,6 +13,7 @@ import msgspec
 
 from composer_tui.cloud.containers import find_app, list_containers
 from composer_tui.cloud.modal_cli import ModalCli
+from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.problems import CloudProblem, problem, problem_of, problem_of_text
 from composer_tui.cloud.transfer import run, unstalled
 from composer_tui.cloud.wire import Problem
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 20_000  # Modal's own limit
 _FETCH_SECONDS = 60.0
+_FIRST_SECONDS = 8.0  # to be told that Modal cannot be reached: its client tries for a minute
 _TRIES = 8  # without an entry between them
 _MOST_WAIT_SECONDS = 10.0
 _REMEMBERED = 50_000
@@ -95,6 +97,7 @@ def read_logs(which: str, on_line: OnLine, *, since: float | None = None, tail: 
     if not app_id:
         _read_finished(container_id, on_line, since, tail)
         return
+    _reach(app_id)
     run(_read(app_id, container_id, on_line, since, tail))
 
 
@@ -108,15 +111,24 @@ def follow_logs(which: str, on_line: OnLine, on_trouble: OnTrouble, *, tail: int
     if not app_id:
         hint = f"composer-tui logs {which}"
         raise CloudProblem(problem("refused", f"{which} does not run", hint))
+    _reach(app_id)
     run(_follow(app_id, container_id, on_line, on_trouble, tail))
 
 
 def _resolve(which: str) -> tuple[str, str]:
     """(app id, container id or ""); the app is "" for a container that does not run any more."""
     if not which.startswith("ta-"):
-        return find_app(which), ""
-    found = [row.app_id for row in list_containers() if row.container_id == which]
+        return find_app(which, _FIRST_SECONDS), ""
+    rows = list_containers(call_seconds=_FIRST_SECONDS)
+    found = [row.app_id for row in rows if row.container_id == which]
     return (found[0] if found else ""), which
+
+
+def _reach(app_id: str) -> None:
+    """The first contact, which is to fail soon. Raises `CloudProblem`."""
+    import modal  # noqa: F401  # not part of the time
+
+    within(_FIRST_SECONDS, _app(app_id), "the first contact with Modal")
 
 
 def _read_finished(container_id: str, on_line: OnLine, since: float | None, tail: int) -> None:

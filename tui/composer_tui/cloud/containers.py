@@ -32,7 +32,7 @@ class FunctionLine(msgspec.Struct, frozen=True, kw_only=True):
     waiting_inputs: int
 
 
-def list_containers(app_id: str = "") -> list[ContainerLine]:
+def list_containers(app_id: str = "", call_seconds: float = CALL_SECONDS) -> list[ContainerLine]:
     """Those of an app, or of the environment. Raises `CloudProblem`."""
     return [
         ContainerLine(
@@ -41,18 +41,19 @@ def list_containers(app_id: str = "") -> list[ContainerLine]:
             app_name=row.app_name,
             started_at=unix_seconds(row.start_time),
         )
-        for row in ModalCli().container_list(app_id)
+        for row in ModalCli(call_seconds=call_seconds).container_list(app_id)
     ]
 
 
-def find_app(text: str) -> str:
+def find_app(text: str, call_seconds: float = CALL_SECONDS) -> str:
     """The id of the app that an id, a name or a run's id means; a live one before a stopped one.
 
     Raises `CloudProblem` when it means none, or several.
     """
     if _APP_ID.match(text):
         return text
-    named = [row for row in ModalCli().app_list() if row.description in (text, app_name(text))]
+    rows = ModalCli(call_seconds=call_seconds).app_list()
+    named = [row for row in rows if row.description in (text, app_name(text))]
     live = [row for row in named if not row.is_over]
     if len(live) > 1:
         message = f"{len(live)} live apps are called {text}: {ids([row.app_id for row in live])}"

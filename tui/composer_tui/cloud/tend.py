@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from composer_engine.contract import EVENTS_FILE
 from composer_engine.protocol import RunFailed
+from composer_tui.cloud.account_check import SERVER_URL, BadAccount, read_account
 from composer_tui.cloud.follow import follow
 from composer_tui.cloud.kill_rules import OVER
 from composer_tui.cloud.launch import Launched, is_launching, was_tried
 from composer_tui.cloud.launch import launch as put_on_modal
-from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.ledger import CloudRef, known_ref, write_ref
 from composer_tui.cloud.log_stream import call_in_log, find_app
 from composer_tui.cloud.modal_cli import ModalCli, unix_seconds
 from composer_tui.cloud.modal_thread import within
@@ -20,11 +22,14 @@ from composer_tui.cloud.notebook import Notebook, only_follower
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.transfer import run
 from composer_tui.runs.folder import DamagedFolder, RunFolder
+from composer_tui.runs.log_end import read_log_end
 
 FIND_SECONDS = 5.0  # for an app that was created a moment ago to be listed
 STOP_SECONDS = 20.0
 GONE_SECONDS = 10.0  # from the stop to no container; then they are stopped one by one
 AGAIN_SECONDS = 5.0
+YOUNG_SECONDS = 60.0  # so old an app may be that Modal does not know yet
+MISSES = 3  # so often Modal does not know the app of a run that is over, before it is gone
 _LOOK_SECONDS = 0.3
 _EARLIER_SECONDS = 24 * 3600.0  # Modal's clock and ours need not agree
 
@@ -56,6 +61,7 @@ class _Tender:
     def __init__(self, folder: RunFolder, should_stop: ShouldStop) -> None:
         self._folder, self._should_stop = folder, should_stop
         self._notebook = Notebook(folder)
+        self._misses = 0
         try:
             self._created_at = folder.read_record().created_at
         except DamagedFolder:
@@ -63,7 +69,7 @@ class _Tender:
 
     def run(self, *, launch: bool) -> None:
         try:
-            ref = read_ref(self._folder)
+            ref = known_ref(self._folder)
         except DamagedFolder as error:
             # What became of it is not known: it may run, and nothing here may say that it is over.
             self._notebook.note(f"{error}; `composer-tui apps` shows its app, if there is one")
@@ -78,11 +84,11 @@ class _Tender:
             if not self._pause(AGAIN_SECONDS):
                 return
             launch = False
-            ref = read_ref(self._folder)
+            ref = known_ref(self._folder)
 
     def _carry_on(self, ref: CloudRef, *, launch: bool) -> bool:
         """True when there is nothing left to do, or it was told to stop. Raises `CloudProblem`."""
-        if not ref.call_id and not ref.launched_at:
+        if not ref.call_id and (ref.rebuilt or not ref.launched_at):
             begun = self._begin(ref, launch=launch)
             if begun is None:
                 return True
@@ -91,6 +97,8 @@ class _Tender:
                 if not self._notebook.state.ended:
                     self._notebook.say(begun.failure)
                 return self._end(ref, look=begun.asked and begun.failure.kind != "config")
+        if not self._is_here(ref):
+            return self._miss(ref)
         if not run(follow(self._folder, ref, self._notebook, self._should_stop)):
             return True
         return self._end(ref)
@@ -99,13 +107,13 @@ class _Tender:
 
     def _begin(self, ref: CloudRef, *, launch: bool) -> Launched | None:
         """The run with its ids, or why it has none; None when told to stop before that is known."""
-        fresh = not ref.app_id and self._notebook.merge.next_seq == 0
+        fresh = not (ref.app_id or ref.rebuilt) and self._notebook.merge.next_seq == 0
         if launch and fresh and not is_launching(self._folder):
             return put_on_modal(self._folder, self._notebook)
         while is_launching(self._folder):  # its parent is gone, the child is still at it
             if not self._pause(_LOOK_SECONDS):
                 return None
-        ref = read_ref(self._folder)
+        ref = known_ref(self._folder)
         if ref.call_id:
             return Launched(ref)
         return self._reconcile(ref)
@@ -113,8 +121,9 @@ class _Tender:
     def _reconcile(self, ref: CloudRef) -> Launched | None:
         """An interrupted launch: what came of it is found by its name."""
         found: _Found | None = None
+        was_rebuilt = ref.rebuilt
         deadline = time.monotonic() + FIND_SECONDS
-        while was_tried(self._folder):  # else Modal was never asked for anything
+        while was_rebuilt or was_tried(self._folder):  # else Modal was never asked for anything
             found = self._find(ref)
             if (found is not None and found.has_call) or time.monotonic() > deadline:
                 break
@@ -127,10 +136,13 @@ class _Tender:
                 function_id=found.function_id or ref.function_id,
                 call_id=found.call_id or ref.call_id,
                 launched_at=ref.launched_at or (time.time() if found.has_call else 0.0),
+                rebuilt=False,
             )
             write_ref(self._folder, ref)
-            if found.has_call:
+            if found.has_call or was_rebuilt:
                 return Launched(ref)
+        elif was_rebuilt:  # whether it was ever launched is not known
+            return Launched(ref)
         what = "an app was created and nothing was run in it" if found else "no app was created"
         return Launched(
             ref,
@@ -150,6 +162,57 @@ class _Tender:
                 return None  # nothing came to be without one
             raise
 
+    # An app that Modal does not know.
+
+    def _is_here(self, ref: CloudRef) -> bool:
+        """Modal knows the app, in the account that it is asked in. Raises `CloudProblem`."""
+        if not ref.app_id:
+            return not ref.rebuilt
+        return within(STOP_SECONDS, _is_known(ref.app_id), "the app")
+
+    def _miss(self, ref: CloudRef) -> bool:
+        """True when nothing is left to do here: another account has it, or nobody any more.
+
+        Whose stream has ended was seen to end: it is over when Modal has forgotten it. For any
+        other, only what it left on the volume shows that this is the account that it was in.
+        """
+        app = ref.app_id or ref.app_name
+        if self._notebook.state.ended:
+            self._misses += 1
+            if self._misses < MISSES:
+                return False
+            self._note_once(f"{app} is not in the account of {_account()}: it is taken as gone")
+            write_ref(self._folder, msgspec.structs.replace(ref, ended=True, rebuilt=False))
+            return True
+        if within(STOP_SECONDS, self._is_on_volume(), "the volume"):
+            gone = msgspec.structs.replace(ref, app_id="")
+            return not run(follow(self._folder, gone, self._notebook, self._should_stop))
+        if not ref.rebuilt and time.time() - ref.launched_at < YOUNG_SECONDS:
+            return False
+        self._note_once(
+            f"{app} is not in the account of {_account()}, so nothing is said of how it fares; "
+            "its own account's profile follows it"
+        )
+        return True
+
+    async def _is_on_volume(self) -> bool:
+        import modal
+
+        config = self._folder.read_record().config.modal
+        volume = modal.Volume.from_name(
+            config.runs_volume, environment_name=config.environment or None
+        )
+        try:
+            async for _ in volume.read_file.aio(f"{self._folder.run_id}/{EVENTS_FILE}"):
+                return True
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return False
+        return False
+
+    def _note_once(self, line: str) -> None:
+        if not any(line in said for said in read_log_end(self._folder.log_path)):
+            self._notebook.note(line)
+
     # The end.
 
     def _end(self, ref: CloudRef, *, look: bool = False) -> bool:
@@ -165,6 +228,8 @@ class _Tender:
         while ref.app_id and not ref.ended and not self._is_gone(ref):
             if not self._pause(AGAIN_SECONDS):
                 return True
+            if not self._is_here(ref):
+                return self._miss(ref)
         write_ref(self._folder, msgspec.structs.replace(ref, ended=True))
         return True
 
@@ -238,6 +303,30 @@ async def _find(ref: CloudRef, created_at: float) -> _Found | None:
         stats = await function.get_current_stats.aio()
         busy = busy or bool(stats.backlog or stats.num_total_runners or stats.num_running_inputs)
     return _Found(app_id, functions[0] if functions else "", call_id, bool(call_id) or busy)
+
+
+def _account() -> str:
+    """Which one Modal is asked in, as a person names it: no token, and nothing asked."""
+    try:
+        account = read_account()
+    except BadAccount as error:
+        return str(error)
+    parts = [f"profile {account.profile}" if account.profile else "the environment's token"]
+    if account.environment:
+        parts.append(f"environment {account.environment}")
+    if account.server_url != SERVER_URL:
+        parts.append(account.server_url)
+    return ", ".join(parts)
+
+
+async def _is_known(app_id: str) -> bool:
+    import modal
+
+    try:
+        await find_app(app_id)
+    except modal.exception.NotFoundError:
+        return False
+    return True
 
 
 def modal_function(function_id: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from composer_tui.cloud.cloud import Cloud
-from composer_tui.cloud.ledger import CloudRef, cloud_runs, read_ref
+from composer_tui.cloud.ledger import CloudRef, cloud_runs, known_ref
 from composer_tui.cloud.orphans import is_to_mark
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.wire import App, Apps
@@ -76,9 +76,14 @@ def find_targets(store: RunStore, request: Request) -> Targets:
     if request.orphans or request.every:
         apps = _listed(store)
         chosen = [app for app in apps.apps if request.every or is_to_mark(app)]
-        folders = {ref.app_id: folder for folder, ref in cloud_runs(store) if ref.app_id}
+        folders = {ref.app_id or ref.app_name: folder for folder, ref in cloud_runs(store)}
         targets.cloud.extend(
-            CloudTarget(app.app_id, app.name, app=app, folder=folders.get(app.app_id))
+            CloudTarget(
+                app.app_id,
+                app.name,
+                app=app,
+                folder=folders.get(app.app_id) or folders.get(app.name),
+            )
             for app in chosen
         )
         return targets
@@ -124,7 +129,7 @@ def _add_cloud_run(store: RunStore, targets: Targets, folder: RunFolder) -> None
     from composer_tui.rehearsal import process
 
     try:
-        ref = read_ref(folder)
+        ref = known_ref(folder)
     except DamagedFolder as damage:
         raise CannotStop(
             f"{folder.run_id}: {damage}; `composer-tui apps` shows its app, to stop by id"
@@ -132,9 +137,8 @@ def _add_cloud_run(store: RunStore, targets: Targets, folder: RunFolder) -> None
     if ref.ended or (ref.connection and process.find(Path(ref.connection)) is None):
         targets.over.append(folder.run_id)  # a rehearsal's containers end with it
         return
-    if not (
-        ref.launched_at or ref.call_id
-    ):  # its launch goes on, or was cut short: it has no app that is known
+    # Its launch goes on, or was cut short, or its file is damaged: it has no app that is known.
+    if ref.rebuilt or not (ref.launched_at or ref.call_id):
         targets.local.append(attach(LocalRunner(store), folder, for_commands(store)))
         return
     grace = GRACE_SECONDS

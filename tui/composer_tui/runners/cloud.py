@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import platformdirs
 
 from composer_engine.cloud_spec import app_name
 from composer_engine.config import RunConfig
@@ -22,7 +21,7 @@ from composer_engine.protocol import RunFailed
 from composer_tui.cloud.accounts import has_own_account
 from composer_tui.cloud.cloud import Cloud
 from composer_tui.cloud.launch import was_tried
-from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.ledger import CloudRef, connection_file, known_ref, write_ref
 from composer_tui.cloud.notebook import is_followed
 from composer_tui.cloud.plan import check
 from composer_tui.cloud.problems import CloudProblem
@@ -127,7 +126,7 @@ class CloudRun:
         try:
             stamp = self.folder.cloud_path.stat().st_mtime_ns
             if stamp != self._stamp:
-                self._ref, self._stamp = read_ref(self.folder), stamp
+                self._ref, self._stamp = known_ref(self.folder), stamp
         except (OSError, DamagedFolder):
             self._ref, self._stamp = None, -1
         return self._ref
@@ -198,6 +197,8 @@ class CloudRun:
         A launch that goes on is told first: an app that is stopped beneath it might come again.
         """
         ref = self.ref
+        if ref is not None and ref.rebuilt:
+            ref = self._await_found()
         if ref is None and self.folder.cloud_path.exists():
             raise OSError(
                 f"{self.folder.cloud_path} cannot be read; "
@@ -215,6 +216,17 @@ class CloudRun:
                 return ref
             time.sleep(_LOOK_SECONDS)
         return ref if ref is not None and ref.app_id else None
+
+    def _await_found(self) -> CloudRef | None:
+        """The follower finds an app that only its name is known of; None when it did not."""
+        deadline = time.monotonic() + LAST_WORD_SECONDS
+        while time.monotonic() < deadline:
+            self.settle()
+            ref = self.ref
+            if ref is not None and not ref.rebuilt:
+                return ref
+            time.sleep(_LOOK_SECONDS)
+        return None
 
     def _await_end(self) -> bool:
         """The follower sees that the app has gone, and says the last word."""
@@ -298,11 +310,6 @@ class CloudRun:
             return "killed" if mode == "now" else "terminated"
         saved = end.checkpoint is not None and end.checkpoint.step == end.finish.steps
         return "saved and exited" if saved else "exited"
-
-
-def connection_file(run_id: str) -> Path:
-    """Where a rehearsal's token is: not in the run's folder, which people share."""
-    return platformdirs.user_state_path("composer-tui") / "rehearsals" / f"{run_id}.json"
 
 
 def start_rehearsal(folder: RunFolder, connection: Path, chaos: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from composer_tui.cloud.ledger import CloudRef, read_ref
+from composer_tui.cloud.ledger import CloudRef, known_ref
 from composer_tui.runs.cost import AttemptCost, read_costs
 from composer_tui.runs.feed import RunFeed
 from composer_tui.runs.folder import DamagedFolder, RunFolder, Target
@@ -44,7 +44,7 @@ class Watch:
         if self.target not in {"modal", "rehearsal"} or (self.ref is not None and self.ref.ended):
             return
         try:
-            self.ref = read_ref(self.folder)
+            self.ref = known_ref(self.folder)
         except DamagedFolder:
             return  # what it said before still holds
         if self.ref.ended:
