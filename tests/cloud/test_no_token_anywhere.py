@@ -125,11 +125,8 @@ def test_no_error_says_the_token_that_it_is_about(machine: Machine) -> None:
         "MODAL_TOKEN_SECRET": "as-SECRETSECRETSECRET0000",
         "MODAL_SERVER_URL": "http://127.0.0.1:9",
     }
-    said = [
-        machine.say("run", "smoke", "--target", "modal", "--set", "modal.gpu=", **account),
-        machine.say("apps", **account),
-        machine.say("doctor", "--online", **account),
-    ]
+    said = [machine.say("apps", **account), machine.say("doctor", "--online", **account)]
+    assert all(said)
     for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
         assert account[name] not in "\n".join(said)
         assert machine.files_with(account[name]) == []

@@ -31,7 +31,7 @@ from tests.cloud.runs_fixtures import small_config
 from tests.rehearsal.rehearsal import Rehearsal, wait_until
 
 HERE = Path(__file__).parent
-ROUNDS = int(os.environ.get("COMPOSER_KILL_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("COMPOSER_KILL_ROUNDS", "1"))
 SEED = int(os.environ.get("COMPOSER_KILL_SEED", "1"))
 VICTIMS = {
     "viewer": "cloud_viewer.py",

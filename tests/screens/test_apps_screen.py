@@ -50,7 +50,7 @@ async def test_all_that_is_live_is_one_table_with_its_price(
         await stage.until_shown(
             "sft", "● detached", "lost", "no heartbeat", "theirs", "this machine", folder.run_id
         )
-        await stage.until_shown("3 apps", "$12.36/h", "1 orphan", "now")
+        await stage.until_shown("3 apps", "$12.36/h", "1 orphan")
         rows = stage.shown.split("\n")
         (local,) = [row for row in rows if folder.run_id in row and "local" in row]
         assert "$0.00" in local
@@ -76,15 +76,13 @@ async def test_money_and_state_are_there_at_every_size(
         (Apps(problem=NO_TOKEN), ("no token", "modal token new", "MODAL_TOKEN_ID")),
         (Apps(problem=NO_NETWORK), ("cannot be reached", "is there a net?")),
         (listed(now=time.time()), ("Nothing is live", "Press 1")),
-        (None, ("not answered yet", "r asks again")),
     ],
 )
 async def test_an_empty_screen_says_what_to_do(
-    opened: Opening, apps: Apps | None, words: tuple[str, ...]
+    opened: Opening, apps: Apps, words: tuple[str, ...]
 ) -> None:
     async with opened(start="apps", kind=Noting) as stage:
-        if apps is not None:
-            tell(stage, AppsListed(apps))
+        tell(stage, AppsListed(apps))
         await stage.until_shown(*words)
         await stage.press("r")
         await stage.until(lambda: [type(one) for one in asked_of(stage)] == [AppsRefreshAsked])

@@ -37,6 +37,12 @@ ComposerApp(store, runner=LocalRunner(store), start="runs", presets_dir=Path(sys
 PATIENCE_SECONDS = 20.0
 
 
+def terminal_environ() -> dict[str, str]:
+    """The terminal's own size counts, and not that of whoever runs the tests."""
+    ours = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return ours | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+
+
 class Terminal:
     """A real pseudo-terminal with the app in it."""
 
@@ -52,7 +58,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            env=os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"},
+            env=terminal_environ(),
         )
         os.close(theirs)
 
