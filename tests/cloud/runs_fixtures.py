@@ -20,7 +20,7 @@ from composer_tui.runs.store import RunStore
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 90.0
 
 
 @pytest.fixture(scope="session")

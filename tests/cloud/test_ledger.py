@@ -18,6 +18,7 @@ from composer_tui.cloud.ledger import (
     write_ref,
 )
 from composer_tui.headless.costs import print_cost
+from composer_tui.runners.cloud import CloudRun
 from composer_tui.runs.cost import AttemptCost, append_costs
 from composer_tui.runs.folder import DamagedFolder, RunFolder, Target
 from composer_tui.runs.store import RunStore
@@ -31,6 +32,21 @@ def damaged(store: RunStore, target: Target, text: str = "{") -> RunFolder:
     folder = store.create(small_config(environment="staging", cap_usd=7.5), target, 1000.0)
     folder.cloud_path.write_text(text)
     return folder
+
+
+def test_looking_at_a_run_whose_ledger_is_missing_writes_no_end_into_its_stream(
+    store: RunStore,
+) -> None:
+    folder = store.create(small_config(), "modal", 1000.0)
+    folder.events_path.write_bytes(
+        b'{"event":"phase_changed","seq":0,"time":1.0,"phase":"queued"}\n'
+    )
+    before = folder.events_path.read_bytes()
+    run = CloudRun(folder)
+    assert run.alive()
+    assert not run.settle()
+    assert folder.events_path.read_bytes() == before
+    assert known_ref(folder).rebuilt
 
 
 @pytest.mark.parametrize("text", DAMAGE)

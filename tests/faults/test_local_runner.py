@@ -26,7 +26,7 @@ from composer_tui.runs.folder import ProcessRef, RunFolder
 from composer_tui.runs.store import RunStore
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -19,7 +19,7 @@ from composer_tui.rehearsal import process
 from composer_tui.rehearsal.connection import Connection
 
 MODAL = [sys.executable, "-m", "modal"]
-SECONDS = 25.0  # nothing here takes so long; a hang ends
+SECONDS = 60.0  # nothing here takes so long; a hang ends
 
 
 class Rehearsal:
@@ -121,7 +121,7 @@ class Rehearsal:
         return psutil.Process(self.pid).children(recursive=True)
 
 
-def wait_until(is_so: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_until(is_so: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """Waits for it to be true, and answers what it was."""
     deadline = time.monotonic() + seconds
     while not (answer := is_so()):

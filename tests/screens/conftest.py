@@ -22,7 +22,7 @@ from composer_tui.runs.store import RunStore
 from tests.runs import lines
 
 STAND_IN = Path(__file__).parent.parent / "faults" / "stand_in.py"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Stage:

@@ -34,7 +34,7 @@ from composer_tui.runs.store import RunStore
 store = RunStore(Path(sys.argv[1]))
 ComposerApp(store, runner=LocalRunner(store), start="runs", presets_dir=Path(sys.argv[2])).run()
 """
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 def terminal_environ() -> dict[str, str]:

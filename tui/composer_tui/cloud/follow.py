@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from composer_engine.config import ModalConfig
 from composer_engine.contract import EVENTS_FILE, SPENDING_FILE
 from composer_engine.protocol import Event, Logged, PhaseChanged, Unrecognized
 from composer_tui.cloud.cost_ledger import CostLedger
@@ -22,7 +23,7 @@ from composer_tui.cloud.notebook import Begun, Chunk, Notebook
 from composer_tui.cloud.problems import problem_of
 from composer_tui.cloud.verdict import UNKNOWN, Ending, ending_of_error, ending_of_value, last_word
 from composer_tui.cloud.wire import Problem
-from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.framer import Framer
 from composer_tui.runs.journal import read_line
 from composer_tui.runs.log_end import read_log_end
@@ -56,7 +57,10 @@ class _Follower:
     ) -> None:
         self._folder, self._ref, self._notebook = folder, ref, notebook
         self._should_stop = should_stop
-        self._config = folder.read_record().config.modal
+        try:
+            self._config = folder.read_record().config.modal
+        except DamagedFolder:
+            self._config = ModalConfig()  # it is followed all the same; its volume's name is usual
         self._costs = CostLedger(folder, ref)
         position = notebook.position
         self._sieve = Sieve(Counter(position.recent), position.log_time)

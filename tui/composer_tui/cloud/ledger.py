@@ -13,6 +13,7 @@ import platformdirs
 
 from composer_engine.cloud_spec import app_name
 from composer_tui.runs.folder import DamagedFolder, RunFolder, read_json, write_whole
+from composer_tui.runs.journal import read_end
 from composer_tui.runs.store import RunStore
 
 
@@ -64,12 +65,13 @@ def write_ref(folder: RunFolder, ref: CloudRef) -> None:
 def known_ref(folder: RunFolder) -> CloudRef:
     """What is written, or, for a damaged file, what the run's record says. Raises `DamagedFolder`.
 
-    When it was launched is then not known: it was after the run's folder was made.
+    When it was launched is then not known: it was after the run's folder was made. A file that is
+    missing was there once when the run has said anything, and has not ended.
     """
     try:
         return read_ref(folder)
     except DamagedFolder:
-        if not folder.cloud_path.exists():
+        if not folder.cloud_path.exists() and not _is_under_way(folder):
             raise
         record = None
         with contextlib.suppress(DamagedFolder):
@@ -86,6 +88,14 @@ def known_ref(folder: RunFolder) -> CloudRef:
         launched_at=record.created_at,
         rebuilt=True,
     )
+
+
+def _is_under_way(folder: RunFolder) -> bool:
+    try:
+        end = read_end(folder.events_path)
+    except OSError:
+        return False
+    return end.next_seq > 0 and not end.ended
 
 
 def connection_file(run_id: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from composer_engine.config import ModalConfig
 from composer_engine.contract import EVENTS_FILE
 from composer_engine.protocol import RunFailed
 from composer_tui.cloud.account_check import SERVER_URL, BadAccount, read_account
@@ -198,7 +199,10 @@ class _Tender:
     async def _is_on_volume(self) -> bool:
         import modal
 
-        config = self._folder.read_record().config.modal
+        try:
+            config = self._folder.read_record().config.modal
+        except DamagedFolder:
+            config = ModalConfig()
         volume = modal.Volume.from_name(
             config.runs_volume, environment_name=config.environment or None
         )

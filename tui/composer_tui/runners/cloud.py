@@ -125,10 +125,13 @@ class CloudRun:
         """What is known of its app; None when that cannot be read."""
         try:
             stamp = self.folder.cloud_path.stat().st_mtime_ns
-            if stamp != self._stamp:
+        except OSError:
+            stamp = -1  # what the rest of the folder says may change at any time
+        if stamp == -1 or stamp != self._stamp:
+            try:
                 self._ref, self._stamp = known_ref(self.folder), stamp
-        except (OSError, DamagedFolder):
-            self._ref, self._stamp = None, -1
+            except DamagedFolder:
+                self._ref, self._stamp = None, -1
         return self._ref
 
     @property
