@@ -160,7 +160,7 @@ class ModalConfig(_Section, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9!+-]{1,32}(:[0-9]{1,2})?$")], ...],
         Meta(
             max_length=8,
-            description="H100, or H100:2 for two; several: the first to be had; none: CPU only",
+            description="H100, or H100:2 for two; several: the first to be had; empty: CPU only",
         ),
     ] = ("L4",)
     cpu_cores: Annotated[

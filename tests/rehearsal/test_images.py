@@ -41,7 +41,7 @@ def test_what_the_image_methods_install_is_noted(
     plane: RunningPlane, app: modal.App, tmp_path: Path
 ) -> None:
     (tmp_path / "requirements.txt").write_text(
-        "# ours\ntrl==1.16.0 ; python_version > '3.8'  # pinned\n-i https://x/simple\n\npeft\n"
+        "# ours\ntrl==1.16.0 ; python_version > '3.8'  # pinned\n-i https://mirror.invalid\n\npeft\n"
     )
     (tmp_path / "pyproject.toml").write_text('[project]\nname="x"\ndependencies=["Rich>=13"]\n')
     image = (
@@ -200,7 +200,7 @@ def test_an_installation_is_recognised_in_many_spellings(line: str) -> None:
         "RUN pip install .",
         "RUN pip install -e ./here /there https://x/y-1.0-py3-none-any.whl $MORE",
         "RUN pip install -r /made-by-the-build.txt",
-        "RUN pip install -c constraints.txt --index-url https://x",
+        "RUN pip install -c constraints.txt --index-url https://mirror.invalid",
         "# RUN pip install x",
         "CMD pip install x",
     ],
