@@ -16,7 +16,7 @@ screenshots:
 	uv run --group screenshots python screenshots/make.py
 
 bench:
-	for bench in first_paint ingest live chart memory kill; do uv run python -m tests.bench.bench_$$bench || exit 1; done
+	for bench in first_paint ingest live chart memory kill smoke; do uv run python -m tests.bench.bench_$$bench || exit 1; done
 
 # Two hundred rounds of kills at random moments: half an hour.
 soak:

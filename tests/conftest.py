@@ -1,7 +1,9 @@
 """What all tests share: properties are judged by their answers, not by how busy the machine is."""
 
+import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +15,39 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("composer")
+
+LONGEST = (  # files begin in this order, or the last of them would be waited for alone
+    "cloud/test_follow.py",
+    "cloud/test_kill.py",
+    "engine/test_faults.py",
+    "cloud/test_gc.py",
+    "cloud/test_cloud_runner.py",
+    "cloud/test_apps.py",
+    "engine/test_distributed.py",
+    "cloud/test_launch.py",
+    "headless/test_commands.py",
+    "faults/test_cloud_kills.py",
+    "cloud/test_attach.py",
+    "rehearsal/test_apps.py",
+    "screens/test_cloud_desk.py",
+    "rehearsal/test_containers.py",
+    "cloud/test_export_app.py",
+    "cloud/test_link.py",
+    "screens/test_stopping.py",
+)
+
+gc.disable()  # what is imported while tests are collected stays: nothing is gained by walking it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

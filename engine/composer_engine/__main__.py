@@ -8,20 +8,21 @@ is the engine to everybody else.
 """
 
 import argparse
+import gc
 import importlib.util
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-from composer_engine.config import RunConfig, load
-from composer_engine.contract import ENGINE_PACKAGES
-from composer_engine.data import load_data
+from composer_engine.config import load
+from composer_engine.contract import ENGINE_PACKAGES, OPENING_VARIABLE
+from composer_engine.data import check_rows, load_data
 from composer_engine.emitter import Emitter, take_stdout
 from composer_engine.failures import SetupError, complain
 from composer_engine.lifeline import die_with_parent, follow_parent, write_process_file
 from composer_engine.model_folder import model_folder
-from composer_engine.protocol import PhaseChanged, RunFailed, RunFinished
+from composer_engine.protocol import Logged, PhaseChanged, RunFailed, RunFinished
 from composer_engine.safety import StopRequest
 from composer_engine.world import World, check_split, this_world
 
@@ -80,6 +81,8 @@ def _attempt(
     """Everything that may fail once there is an emitter to say so."""
     stop = StopRequest(emitter, None if world.rank else folder)
     stop.listen()
+    if opening := os.environ.get(OPENING_VARIABLE):
+        emitter.emit(Logged(level="warning", message=opening))
     if world.size == 1:
         follow_parent(stop.ask)
     else:
@@ -89,13 +92,16 @@ def _attempt(
     _check_packages()
     model_folder(config.model.path)
     data = load_data(config.data.path, config.data.max_rows)
-    _check_rows(config, len(data.tasks))
+    check_rows(len(data.tasks), config.rollout.prompts_per_step)
     check_split(config, world.size)
     if world.size > 1 and folder is None:
         raise SetupError("several processes need one --run-dir to save in")
 
+    gc.disable()  # all that is imported now stays, so that nothing is gained by walking it
     from composer_engine.run import run
 
+    gc.freeze()
+    gc.enable()
     run_id = options.run_id or (folder.name if folder else config.name)
     if folder is not None:
         run(config, data, run_id, folder, emitter, stop, world)
@@ -111,16 +117,6 @@ def _check_packages() -> None:
         raise SetupError(
             f"{', '.join(missing)} cannot be found; "
             'the engine needs: pip install "composer-tui[engine]"'
-        )
-
-
-def _check_rows(config: RunConfig, tasks: int) -> None:
-    """A step draws different prompts, so there must be enough of them."""
-    needed = config.rollout.prompts_per_step
-    if tasks < needed:
-        raise SetupError(
-            f"rollout.prompts_per_step is {needed}, but the data has {tasks} to roll out",
-            "lower rollout.prompts_per_step, or raise data.max_rows",
         )
 
 

@@ -30,9 +30,10 @@ class Checkpoints:
         shutil.rmtree(self.staging, ignore_errors=True)
         self.staging.mkdir(parents=True)
 
-    def save(self, step: int, write: Callable[[], None]) -> None:
+    def save(self, step: int, write: Callable[[], None], *, goes_on: bool = True) -> None:
         """Have ``write`` fill ``staging/checkpoint-<step>`` and publish it.
 
+        Training is only told to go on where it does, and not after the last save.
         A disk that is full, or any other failure to write, raises an alert and not an error: a
         run that trains on is worth more than one that died with the same disk.
         """
@@ -49,7 +50,8 @@ class Checkpoints:
             self.last_step = step
             self._emitter.emit(CheckpointSaved(step=step, path=path, bytes=size))
             self._prune()
-        self._emitter.emit(PhaseChanged(phase="training"))
+        if goes_on:
+            self._emitter.emit(PhaseChanged(phase="training"))
 
     def close(self) -> None:
         """Leave nothing half written behind."""
@@ -97,7 +99,7 @@ class CheckpointPart:
     def __init__(self, root: Path) -> None:
         self.staging = root / CHECKPOINTS_FOLDER / _STAGING
 
-    def save(self, step: int, write: Callable[[], None]) -> None:  # noqa: ARG002  # as the owner's
+    def save(self, step: int, write: Callable[[], None], *, goes_on: bool = True) -> None:  # noqa: ARG002  # as the owner's
         """Have ``write`` write. Out of memory is the only failure that ends the run."""
         try:
             write()

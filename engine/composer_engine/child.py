@@ -17,6 +17,7 @@ from typing import IO
 
 from composer_engine.contract import STOP_FILE
 from composer_engine.failures import complain
+from composer_engine.protocol import EndedBy
 
 _KEPT_LINES = 30
 _PIPE_SECONDS = 5.0  # for what is still in the pipes when the engine has ended
@@ -67,9 +68,10 @@ class EngineChild:
         """The end of its stderr."""
         return [*self._last_lines]
 
-    def ask(self, reason: str) -> None:
+    def ask(self, reason: str, ended_by: EndedBy = "") -> None:
         """Have it save and end after this step, whoever asks first. It may take its time."""
-        leave_line(self._folder / STOP_FILE, reason)
+        said = reason.replace("\n", " ")
+        leave_line(self._folder / STOP_FILE, f"{said}\n{ended_by}")
 
     def wait(self, seconds: float) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""

@@ -23,6 +23,10 @@ from composer_engine.config_file import ConfigSyntaxError, FileKind, Table, Valu
 
 _SHOWN = 60  # characters of a wrong value
 BUILTIN = "builtin"
+_NO_GPU = ("none", "cpu", "")
+_NAME_CHARACTERS = "[A-Za-z0-9._-]"
+_NAME_RULE = "letters, digits, '.', '_' and '-', a letter or digit first"
+_POINT_ZERO = re.compile(r"\.0$")
 
 Text = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
@@ -160,7 +164,7 @@ class ModalConfig(_Section, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9!+-]{1,32}(:[0-9]{1,2})?$")], ...],
         Meta(
             max_length=8,
-            description="H100, or H100:2 for two; several: the first to be had; empty: CPU only",
+            description="H100, or H100:2 for two; several: the first to be had; none: CPU only",
         ),
     ] = ("L4",)
     cpu_cores: Annotated[
@@ -243,7 +247,9 @@ class ConfigProblem(NamedTuple):
     where: str = ""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.where, self.field, self.message) if part)
+        named = self.where == f"--set {self.field}"
+        parts = (self.where, "" if named else self.field, self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class ConfigError(ValueError):
@@ -334,8 +340,25 @@ def parse_field(path: str, text: str) -> Any:
     if bare is str:
         value = _unescape(text)
     elif get_origin(bare) is tuple:
-        value = [part.strip() for part in text.split(",") if part.strip()]
+        value = _parts(text)
     return _convert_leaf(field, value)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _gpus(value: object) -> object:
+    """``none`` or ``cpu`` alone, like no word at all, asks for no GPU; a file may have one word."""
+    asked = _parts(value) if isinstance(value, str) else value
+    if isinstance(asked, list | tuple) and asked:
+        words = [str(word).strip().lower() for word in asked]
+        if all(word in _NO_GPU for word in words):
+            return []
+        if any(word in _NO_GPU for word in words):
+            message = f"{', '.join(map(str, asked))}: none means CPU only, and stands alone"
+            raise ConfigError([ConfigProblem("modal.gpu", message)])
+    return asked
 
 
 def _unescape(text: str) -> str:
@@ -344,6 +367,8 @@ def _unescape(text: str) -> str:
 
 def _convert_leaf(field: Field, value: object, *, strict: bool = False) -> Any:
     """``strict``: the value is typed already: ``1`` may stand for ``1.0``, ``"1"`` may not."""
+    if field.path == "modal.gpu":
+        value = _gpus(value)
     try:
         converted = msgspec.convert(value, field.type, strict=strict)
     except msgspec.ValidationError as error:
@@ -357,13 +382,13 @@ def _convert_leaf(field: Field, value: object, *, strict: bool = False) -> Any:
 
 def _plain(message: str, field: Field, value: object) -> str:
     """msgspec's words, in ours: what is expected, and what was found."""
-    shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[: _SHOWN - 3] + "..."
+    shown = ", ".join(map(repr, value)) if isinstance(value, list | tuple) else repr(value)
+    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
     if field.choices:
         return f"expected one of {', '.join(field.choices)}, not {shown}"
     expected = re.split(" - at |, got ", message, maxsplit=1)[0]
     expected = expected[:1].lower() + expected[1:]
     for theirs, ours in (
-        ("expected `str` matching regex", "expected"),
         ("`int`", "a whole number"),
         ("`float`", "a number"),
         ("`bool`", "true or false"),
@@ -372,19 +397,29 @@ def _plain(message: str, field: Field, value: object) -> str:
     ):
         expected = expected.replace(theirs, ours)
     if "regex" in message:
-        expected = f"expected {field.description}"
-    return f"{expected}, not {shown}"
+        rule = _NAME_RULE if _NAME_CHARACTERS in message else field.description
+        return f"cannot be {shown}: {rule}"
+    return f"{re.sub(_POINT_ZERO, '', expected)}, not {shown or 'nothing'}"
 
 
 def _unknown_field(path: str) -> str:
-    inside = [name for name in FIELDS if name.startswith(path + ".")]
-    if inside:
+    if inside := _fields_of(path):
         return f"is a section; its fields are {', '.join(inside)}"
-    near = difflib.get_close_matches(path, [*FIELDS], n=1, cutoff=0.5)
-    if not near:
-        leaf = path.rpartition(".")[2]
-        near = [name for name in FIELDS if name.rpartition(".")[2] == leaf][:1]
-    return "there is no such field" + (f"; did you mean {near[0]}?" if near else "")
+    section, _, leaf = path.rpartition(".")
+    inside = _fields_of(section)
+    near = [f"{section}.{name}" for name in difflib.get_close_matches(leaf, inside, n=1)]
+    near = near or [name for name in FIELDS if name.rpartition(".")[2] == leaf]
+    if not inside:
+        near = near or difflib.get_close_matches(path, [*FIELDS], n=1)
+    if near:
+        return f"there is no such field; did you mean {near[0]}?"
+    return "there is no such field" + (
+        f"; those of {section} are {', '.join(inside)}" if inside else ""
+    )
+
+
+def _fields_of(section: str) -> list[str]:
+    return [name.removeprefix(f"{section}.") for name in FIELDS if name.startswith(f"{section}.")]
 
 
 def build(values: Iterable[Value]) -> RunConfig:
@@ -514,12 +549,18 @@ def file_values(path: Path) -> Table:
 def setting_values(settings: Iterable[str]) -> Table:
     """Values of ``a.b=c`` settings, as the command line gives them. Raises `ConfigError`."""
     values: Table = []
+    problems: list[ConfigProblem] = []
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals:
-            message = f"a setting is section.field=value, and {setting!r} has no '='"
-            raise ConfigError([ConfigProblem("", message, "--set")])
-        values.append(Value(path.strip(), text, f"--set {path.strip()}", is_text=True))
+        path = path.strip()
+        if equals and path:
+            values.append(Value(path, text, f"--set {path}", is_text=True))
+        else:
+            lacks = "names no field" if equals else "has no '='"
+            message = f"a setting is section.field=value, and {setting!r} {lacks}"
+            problems.append(ConfigProblem("", message, "--set"))
+    if problems:
+        raise ConfigError(problems)
     return values
 
 

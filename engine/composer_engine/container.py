@@ -24,14 +24,23 @@ from composer_engine.child import EngineChild, engine_command, leave_line
 from composer_engine.cloud_spec import CloudSpec, ControlBeat, app_name
 from composer_engine.commits import Commit, Committer
 from composer_engine.config import to_toml
-from composer_engine.contract import CONFIG_FILE, EVENTS_FILE, NOTICE_FILE, PREEMPTED, SPEC_FILE
+from composer_engine.contract import (
+    CONFIG_FILE,
+    EVENTS_FILE,
+    NOTICE_FILE,
+    OPENING_VARIABLE,
+    PREEMPTED,
+    SPEC_FILE,
+)
 from composer_engine.control import Board, Control
 from composer_engine.emitter import Emitter, end_unspoken, read_earlier
 from composer_engine.failures import complain
-from composer_engine.inputs import container_config
-from composer_engine.outcome import is_worth_retrying, last_word
+from composer_engine.given import GIVEN_VARIABLE, given_paths_text
+from composer_engine.inputs import container_config, given_paths
+from composer_engine.outcome import attempt_words, is_worth_retrying, last_word
 from composer_engine.protocol import (
     CheckpointSaved,
+    EndedBy,
     Event,
     RunFailed,
     RunFinished,
@@ -41,7 +50,18 @@ from composer_engine.protocol import (
     decode,
 )
 from composer_engine.spending import Lease, Spending
-from composer_engine.watchdog import Facts, Verdict, spent_usd, timeout_seconds, verdict, warning
+from composer_engine.watchdog import (
+    Facts,
+    Verdict,
+    lease_is_over,
+    left_seconds,
+    saving_seconds,
+    spent_usd,
+    timeout_is_cap,
+    timeout_seconds,
+    verdict,
+    warning,
+)
 from composer_engine.world import gpu_count
 
 _COMMIT_SECONDS = 15.0
@@ -50,8 +70,13 @@ _LOOK_SECONDS = 5.0  # the most that the board and the first commit may keep the
 _TICK_SECONDS = 0.25
 _INTERRUPT_GRACE_SECONDS = 20.0  # Modal kills 30 s after it interrupts
 _TERMINATE_SECONDS = 3.0
+_KILL_SECONDS = 5.0
 _LAST_COMMIT_SECONDS = 60.0
+_LEAST_COMMIT_SECONDS = 5.0  # also where all is spent: without the commit the end is not known
 _LAST_BEAT_SECONDS = 5.0
+_HEAR_SECONDS = 30.0  # for a board that cannot be read, where the lease is over unless it says not
+_ENDING_SECONDS = 30.0
+"""What may follow the time to save: to insist, the engine's pipes, the beat, the last commit."""
 
 Command = Callable[[Path, Path, str, int], list[str]]
 """Configuration, run folder, run id and number of processes, as a command line."""
@@ -65,6 +90,7 @@ class Attempt(NamedTuple):
     step: int
     spent_usd: str
     worth_retrying: bool
+    ended_by: EndedBy = ""
 
 
 class Crashed(RuntimeError):  # noqa: N818  # says what the engine did
@@ -99,6 +125,7 @@ def train_attempt(
         "reason": attempt.reason,
         "step": str(attempt.step),
         "spent_usd": attempt.spent_usd,
+        "ended_by": attempt.ended_by,
     }
 
 
@@ -182,7 +209,9 @@ class Container:
             self._keep_lease()
             self._close_book()
             self._control.close(_LAST_BEAT_SECONDS)
-            if not self._committer.close(_LAST_COMMIT_SECONDS):
+            left = left_seconds(self._facts(), self._clock())
+            seconds = min(_LAST_COMMIT_SECONDS, max(_LEAST_COMMIT_SECONDS, left))
+            if not self._committer.close(seconds):
                 complain("the volume lacks the end of the run")
         return attempt
 
@@ -199,7 +228,7 @@ class Container:
     def _begin(self) -> Attempt:
         """Only a run that is not over yet, and that may still spend, is worked on."""
         self._control.start(_LOOK_SECONDS)
-        self._keep_lease()
+        self._hear_of_lease()
         last = last_event(self._folder / EVENTS_FILE)
         if isinstance(last, RunFinished):
             # Modal starts a call again when its container died before it could answer.
@@ -217,6 +246,10 @@ class Container:
         # The child finds this very package, wherever it is mounted.
         here = str(Path(__file__).parents[1])
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, environ.get("PYTHONPATH"))))
+        environ[GIVEN_VARIABLE] = given_paths_text(given_paths(self._spec.config))
+        environ[OPENING_VARIABLE] = attempt_words(
+            self._spending.earlier, self._spec.config.modal.retries
+        )
         processes = process_count(self._spec.config.modal.gpu, count_devices())
         command = self._command(config, self._folder, self._spec.run_id, processes)
         child = EngineChild(command, self._folder, environ, self._hear)
@@ -268,11 +301,13 @@ class Container:
         """Save and end; then insist. The exit status."""
         self._state = "ending"
         complain(f"saving and ending: {ending.reason}")
-        child.ask(ending.reason)
+        # A person's stop and a container that is taken away are no guard rail.
+        child.ask(ending.reason, ending.kind if ending.kind in ("budget", "timeout") else "")
         if ending.kind == "preempted":
             self._spending.note(self._clock(), taken_away=True)
             self._committer.request()
-        deadline = self._clock() + self._spec.config.modal.stop_grace_seconds
+        now = self._clock()
+        deadline = now + saving_seconds(self._facts(), now)
         while self._clock() < deadline:
             if self._interrupts.seen:  # now or since: little time is left
                 soon = self._clock() + _INTERRUPT_GRACE_SECONDS
@@ -280,7 +315,10 @@ class Container:
             status = child.wait(min(_TICK_SECONDS, max(0.0, deadline - self._clock())))
             if status is not None:
                 return status
-        for number, seconds in ((signal.SIGTERM, _TERMINATE_SECONDS), (signal.SIGKILL, 60.0)):
+        for number, seconds in (
+            (signal.SIGTERM, _TERMINATE_SECONDS),
+            (signal.SIGKILL, _KILL_SECONDS),
+        ):
             complain(f"it does not end: {number.name}")
             child.signal(number)
             status = child.wait(seconds)
@@ -295,6 +333,14 @@ class Container:
             return Verdict("preempted", PREEMPTED)
         return verdict(self._facts(), self._clock())
 
+    def _hear_of_lease(self) -> None:
+        """A lease that is over may have been extended while no container was there to be told."""
+        deadline = self._clock() + _HEAR_SECONDS
+        while lease_is_over(self._facts(), self._clock()) and not self._interrupts.seen:
+            if self._control.hear(_TICK_SECONDS) or self._clock() >= deadline:
+                break
+        self._keep_lease()
+
     def _keep_lease(self) -> None:
         """An extended lease outlives this container, also where the next one cannot ask."""
         if self._lease.extend(self._control.ask.lease_until):
@@ -308,7 +354,9 @@ class Container:
             cap_usd=Decimal(str(modal.cap_usd)),
             earlier_usd=self._spending.earlier_usd,
             limit_seconds=timeout_seconds(self._spec),
+            limit_is_cap=timeout_is_cap(self._spec),
             grace_seconds=modal.stop_grace_seconds,
+            ending_seconds=_ENDING_SECONDS,
             startup_seconds=modal.startup_timeout_seconds,
             stall_seconds=modal.stall_minutes * 60,
             lease_until=max(self._spec.lease_until, self._lease.until, ask.lease_until),
@@ -381,8 +429,10 @@ class Container:
     def _attempt(
         self, last: RunFinished | RunFailed, status: int, ending: Verdict | None
     ) -> Attempt:
+        ended_by: EndedBy = ""
         if isinstance(last, RunFinished):
             outcome, reason = "stopped" if last.stopped_early else "finished", last.reason
+            ended_by = last.ended_by
         else:
             outcome, reason = last.kind, last.message
         self._over = Attempt(
@@ -391,6 +441,7 @@ class Container:
             step=self._heard.step,
             spent_usd=f"{spent_usd(self._facts(), self._clock()):.4f}",
             worth_retrying=is_worth_retrying(last, status, ending),
+            ended_by=ended_by,
         )
         return self._over
 

@@ -9,6 +9,9 @@ HEARTBEAT_VARIABLE = "COMPOSER_HEARTBEAT_FD"
 VERSION_VARIABLE = "COMPOSER_ENGINE_VERSION"
 """Environment: the version of an engine that was brought along, and not installed."""
 
+OPENING_VARIABLE = "COMPOSER_OPENING"
+"""Environment: a line that the engine tells before anything else."""
+
 EVENTS_FILE = "events.jsonl"
 PROCESS_FILE = "process.json"
 STOP_FILE = "stop"

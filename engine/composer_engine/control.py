@@ -52,6 +52,7 @@ class Control:
         self._ask_seconds, self._beat_seconds = ask_seconds, beat_seconds
         self._call_seconds = call_seconds
         self._closing, self._looked = threading.Event(), threading.Event()
+        self._heard = threading.Event()
         self._troubled: set[str] = set()
         self._asks = threading.Thread(target=self._run_asks, name="asks", daemon=True)
         self._beats = threading.Thread(target=self._run_beats, name="beats", daemon=True)
@@ -61,6 +62,10 @@ class Control:
         self._asks.start()
         self._looked.wait(look_seconds)
         self._beats.start()
+
+    def hear(self, seconds: float) -> bool:
+        """Whether the board has ever been read; waits for that so long at most."""
+        return self._heard.wait(seconds)
 
     def close(self, seconds: float) -> None:
         """Put a last beat; waits so long at most."""
@@ -89,6 +94,7 @@ class Control:
         text = _within(seconds, lambda: self._board.read(f"{self._name}/ask"))
         if text is not None:
             self.ask = msgspec.json.decode(text, type=ControlAsk)
+        self._heard.set()
 
     def _try(self, talk: Callable[[float], None], hung: int) -> int:
         """How many in a row have hung by now; ``hung`` are those before this one."""

@@ -6,7 +6,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import msgspec
+
 from composer_engine.config import ConfigError
+from composer_engine.given import as_given
 from composer_engine.protocol import FailureKind, RunFailed
 
 _LISTED = 20  # problems named one by one; the rest are counted
@@ -64,7 +67,13 @@ def complain(message: str) -> None:
 
 
 def failure_of(error: BaseException) -> RunFailed:
-    """The last event of a run that ``error`` ended."""
+    """The last event of a run that ``error`` ended, with paths as they were given."""
+    found = _failure_of(error)
+    message, hint, detail = map(as_given, (found.message, found.hint, found.detail))
+    return msgspec.structs.replace(found, message=message, hint=hint, detail=detail)
+
+
+def _failure_of(error: BaseException) -> RunFailed:
     if isinstance(error, ConfigError):
         first, *others = map(str, error.problems)
         more = f" (and {len(others)} more)" if others else ""

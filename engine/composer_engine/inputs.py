@@ -30,12 +30,12 @@ def container_config(config: RunConfig) -> RunConfig:
 def local_inputs(config: RunConfig) -> tuple[Input, ...]:
     """What has to be brought along. Raises `SetupError` for what is not there."""
     found = []
-    if not _is_there_already(config.data.path):
+    if not is_there_already(config.data.path):
         file = expanded(config.data.path)
         if not file.is_file():
             raise SetupError(f"data.path: {config.data.path} is not a file")
         found.append(Input(file.resolve(), _data_path(config.data.path)))
-    if not _is_there_already(config.model.path):
+    if not is_there_already(config.model.path):
         folder = expanded(config.model.path)
         if not folder.is_dir():
             raise SetupError(
@@ -46,14 +46,21 @@ def local_inputs(config: RunConfig) -> tuple[Input, ...]:
     return tuple(found)
 
 
-def _is_there_already(path: str) -> bool:
+def given_paths(config: RunConfig) -> dict[str, str]:
+    """From each path in the container to the one that was given for it."""
+    there = container_config(config)
+    return {there.data.path: config.data.path, there.model.path: config.model.path}
+
+
+def is_there_already(path: str) -> bool:
+    """It comes with the engine, or lies on one of the container's own volumes."""
     return path == BUILTIN or path.startswith((RUNS_MOUNT + "/", CACHE_MOUNT + "/"))
 
 
 def _data_path(path: str) -> str:
     # The name stays: it is what every mistake in the data is reported with.
-    return path if _is_there_already(path) else f"{INPUTS_MOUNT}/data/{Path(path).name}"
+    return path if is_there_already(path) else f"{INPUTS_MOUNT}/data/{Path(path).name}"
 
 
 def _model_path(path: str) -> str:
-    return path if _is_there_already(path) else f"{INPUTS_MOUNT}/model"
+    return path if is_there_already(path) else f"{INPUTS_MOUNT}/model"

@@ -32,10 +32,14 @@ _NOT_SHIPPED = ["**/__pycache__", "**/*.pyc"]
 
 
 class BuiltApp(NamedTuple):
-    """An app that is not running yet, and its one function. ``train.spawn(spec_json)`` is a run."""
+    """An app that is not running yet, and its one function. ``train.spawn(spec_json)`` is a run.
+
+    ``inputs`` are what of this machine is sent along.
+    """
 
     app: modal.App
     train: modal.Function[[str], dict[str, str], dict[str, str]]
+    inputs: tuple[Input, ...] = ()
 
 
 def build(spec: CloudSpec) -> BuiltApp:
@@ -46,6 +50,7 @@ def build(spec: CloudSpec) -> BuiltApp:
     """
     modal_config = spec.config.modal
     check_gpus(spec.config)
+    inputs = local_inputs(spec.config)
     environment = modal_config.environment or None
     app = modal.App(app_name(spec.run_id), tags=dict(spec.tags), include_source=False)
     volumes: dict[str | PurePosixPath, Any] = {
@@ -56,7 +61,7 @@ def build(spec: CloudSpec) -> BuiltApp:
         )
     }
     decorate = app.function(
-        image=with_inputs(with_engine(base_image(spec)), local_inputs(spec.config)),
+        image=with_inputs(with_engine(base_image(spec)), inputs),
         env={"HF_HOME": f"{CACHE_MOUNT}/huggingface", VERSION_VARIABLE: engine_version()},
         secrets=[
             modal.Secret.from_name(name, environment_name=environment) for name in spec.secrets
@@ -73,7 +78,7 @@ def build(spec: CloudSpec) -> BuiltApp:
         single_use_containers=True,
         scaledown_window=_IDLE_SECONDS,
     )
-    return BuiltApp(app, decorate(train))
+    return BuiltApp(app, decorate(train), inputs)
 
 
 def train(spec_json: str) -> dict[str, str]:

@@ -1,15 +1,34 @@
-"""Where a model's files are; known before anything heavy is imported."""
+"""Where a model's files are, and whether they can be a model: known before anything heavy loads."""
 
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from composer_engine.config import BUILTIN
 from composer_engine.config_file import expanded
 from composer_engine.failures import SetupError
 
+_INDEX = "model.safetensors.index.json"
+_LONGEST_JSON_BYTES = 1 << 26
+_LFS_POINTER = b"version https://git-lfs"
+# A tokenizer has many shapes; a folder with no file of any of these names has none.
+_TOKENIZERS = ("*token*", "*vocab*", "tekken*", "*.model", "*.tiktoken")
+
+
+_T = TypeVar("_T")
+
+
+class _Index(msgspec.Struct, frozen=True):
+    weight_map: dict[str, str]
+
 
 def model_folder(path: str) -> Path:
-    """The folder that ``model.path`` names. Raises `SetupError` when it holds no model."""
+    """The folder that ``model.path`` names. Raises `SetupError` when it holds no model.
+
+    Reads little: names, the index of the weights, and the first bytes of each file of weights.
+    """
     if path == BUILTIN:
         return Path(str(resources.files("composer_engine") / "builtin"))
     folder = expanded(path)
@@ -19,11 +38,64 @@ def model_folder(path: str) -> Path:
             "the engine reads local folders only: download the model first, "
             "then give the folder that holds its config.json",
         )
+    try:
+        _check_files(path, folder)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise SetupError(f"model.path: {path}: cannot read {name}: {error.strerror}") from None
+    return folder
+
+
+def _check_files(path: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise SetupError(f"model.path: {path} holds no config.json")
-    if not any(folder.glob("*.safetensors")):
+    _read_json(path, folder / "config.json", dict[str, object])
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / _INDEX
+    if index.is_file():
+        wanted = set(_read_json(path, index, _Index).weight_map.values())
+        missing = sorted(wanted - {file.name for file in weights})
+        if missing:
+            raise SetupError(
+                f"model.path: {path} lacks {len(missing)} of its {len(wanted)} files of weights, "
+                f"such as {missing[0]}",
+                "download the model again",
+            )
+    if not weights:
         raise SetupError(
             f"model.path: {path} holds no .safetensors weights",
             "pickled weights can run code and are not read; save them as safetensors",
         )
-    return folder
+    for file in weights:
+        _check_weights(path, file)
+    if not any(file.is_file() for pattern in _TOKENIZERS for file in folder.glob(pattern)):
+        raise SetupError(
+            f"model.path: {path} holds no tokenizer",
+            "copy tokenizer.json and tokenizer_config.json beside the weights",
+        )
+
+
+def _read_json(path: str, file: Path, kind: type[_T]) -> _T:
+    with file.open("rb") as opened:
+        text = opened.read(_LONGEST_JSON_BYTES)
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"model.path: {path}: {file.name} cannot be read: {error}") from None
+
+
+def _check_weights(path: str, file: Path) -> None:
+    """A file of weights begins with the length of its header, and the header with a brace."""
+    with file.open("rb") as opened:
+        head = opened.read(len(_LFS_POINTER))
+    if head == _LFS_POINTER:
+        raise SetupError(
+            f"model.path: {path}: {file.name} is a pointer of Git LFS, not the weights",
+            "git lfs pull in that folder fetches them",
+        )
+    header_bytes = int.from_bytes(head[:8], "little")
+    if head[8:9] != b"{" or file.stat().st_size < 8 + header_bytes:
+        raise SetupError(
+            f"model.path: {path}: {file.name} is cut short, or no safetensors file",
+            "download the model again",
+        )

@@ -4,6 +4,7 @@ import re
 import signal
 from collections.abc import Sequence
 
+from composer_engine.cloud_spec import ContainerTime
 from composer_engine.protocol import FailureKind, RunFailed, RunFinished
 from composer_engine.watchdog import Verdict
 
@@ -38,6 +39,19 @@ def last_word(status: int, stderr: Sequence[str], ending: Verdict | None) -> Run
     kind: FailureKind = "config" if status == CONFIG_STATUS else "engine"
     message = f"the engine ended with status {status} and without a word"
     return RunFailed(kind=kind, message=message, detail=detail)
+
+
+def attempt_words(earlier: Sequence[ContainerTime], retries: int) -> str:
+    """What a new attempt says before it begins, for its steps count from 1 again; "" for the first.
+
+    A container that Modal took away costs none of the ``retries``.
+    """
+    if not earlier:
+        return ""
+    number = len(earlier) + 1
+    most = max(number, 1 + retries + sum(one.taken_away for one in earlier))
+    why = earlier[-1].reason or earlier[-1].outcome or "it ended without a word"
+    return f"attempt {number} of {most}: the run begins again at step 1; before: {why}"
 
 
 def is_worth_retrying(

@@ -27,6 +27,7 @@ AlertRule = Literal["non_finite", "no_signal", "oom", "stall", "spike", "disk"]
 FailureKind = Literal[
     "config", "oom", "non_finite", "engine", "preempted", "timeout", "budget", "killed", "runner"
 ]
+EndedBy = Literal["", FailureKind]
 CHANNELS = ("grpo", "sdpo", "replay")
 
 
@@ -172,11 +173,16 @@ class Logged(_Event, frozen=True, kw_only=True):
 
 
 class RunFinished(_Event, frozen=True, kw_only=True):
-    """Terminal: the run ended as asked. ``reason`` says why, when it stopped early."""
+    """Terminal: the run ended as asked. ``reason`` says why, when it stopped early.
+
+    ``ended_by`` is the guard rail that ended it early (budget: its cap; timeout: its lease, its
+    time, or no new step), and "" when it was a person, or nothing.
+    """
 
     steps: int
     stopped_early: bool = False
     reason: str = ""
+    ended_by: EndedBy = ""
 
 
 class RunFailed(_Event, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from composer_engine.contract import PREEMPTED
 from composer_engine.data import Data
 from composer_engine.emitter import Emitter
 from composer_engine.failures import DataError, NonFiniteError
+from composer_engine.given import as_given
 from composer_engine.model import (
     Loaded,
     describe_device,
@@ -64,7 +65,7 @@ def run(
             run_id=run_id,
             attempt=emitter.attempt,
             total_steps=config.optimizer.steps,
-            model=config.model.path,
+            model=as_given(config.model.path),
             parameters=loaded.parameters,
             device=device,
             engine_version=engine_version(),
@@ -125,7 +126,8 @@ def train(
         emitter.emit(RunFailed(kind="preempted", message=message))
         return trainer
     reason = (stop.reason() or "asked in another of its processes") if early else ""
-    emitter.emit(RunFinished(steps=steps, stopped_early=early, reason=reason))
+    ended_by = stop.ended_by if early else ""
+    emitter.emit(RunFinished(steps=steps, stopped_early=early, reason=reason, ended_by=ended_by))
     return trainer
 
 

@@ -7,9 +7,10 @@ from types import FrameType
 
 from composer_engine.contract import NOTICE_FILE, STOP_FILE
 from composer_engine.emitter import Emitter
-from composer_engine.protocol import RunFailed
+from composer_engine.protocol import EndedBy, RunFailed
 
 _READ_BYTES = 1000
+_GUARD_RAILS: dict[str, EndedBy] = {"budget": "budget", "timeout": "timeout"}
 
 
 class StopRequest:
@@ -17,7 +18,7 @@ class StopRequest:
 
     The first SIGINT, SIGTERM or SIGHUP, the stop file and a launcher that is gone ask for it; a
     second signal does not ask: the run fails as killed and the process ends at once. A stop file
-    may hold the reason in its first line.
+    may hold the reason in its first line, and in its second the guard rail that asks.
     """
 
     def __init__(self, emitter: Emitter, folder: Path | None) -> None:
@@ -26,6 +27,7 @@ class StopRequest:
         self._notice_file = folder / NOTICE_FILE if folder else None
         self._signals = 0
         self._reason = ""
+        self._ended_by: EndedBy = ""
 
     def listen(self) -> None:
         """Take SIGINT, SIGTERM and, unless nohup has it ignored, SIGHUP. For the main thread."""
@@ -41,14 +43,21 @@ class StopRequest:
     def reason(self) -> str:
         """Why to stop, or '' to go on. A stop file is taken away once it is seen."""
         if not self._reason and self._stop_file is not None and self._stop_file.exists():
-            self.ask(_use_up(self._stop_file) or "asked by the stop file")
+            reason, ended_by = _use_up(self._stop_file)
+            self.ask(reason or "asked by the stop file")
+            self._ended_by = _GUARD_RAILS.get(ended_by, "")
         return self._reason
+
+    @property
+    def ended_by(self) -> EndedBy:
+        """The guard rail that asked, or "" for anybody else."""
+        return self._ended_by
 
     def notice(self) -> str:
         """What somebody outside wants the run to tell, once; else ''."""
         if self._notice_file is None or not self._notice_file.exists():
             return ""
-        return _use_up(self._notice_file)
+        return _use_up(self._notice_file)[0]
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -61,13 +70,14 @@ class StopRequest:
             self._emitter.abort(RunFailed(kind="killed", message=message, hint=hint))
 
 
-def _use_up(file: Path) -> str:
-    """The first line of a file, which is then taken away."""
+def _use_up(file: Path) -> tuple[str, str]:
+    """The first two lines of a file, which is then taken away."""
     text = b""
     with contextlib.suppress(OSError), file.open("rb") as stream:
         text = stream.read(_READ_BYTES)
     file.unlink(missing_ok=True)
-    return text.decode("utf-8", "replace").partition("\n")[0].strip()
+    first, second, *_ = [*text.decode("utf-8", "replace").split("\n"), ""]
+    return first.strip(), second.strip()
 
 
 class NonFiniteGuard:

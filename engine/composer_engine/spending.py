@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from composer_engine.cloud_spec import ContainerTime
+from composer_engine.complaints import Complaints
 from composer_engine.contract import LEASE_FILE, SPENDING_FILE
 from composer_engine.failures import complain
 from composer_engine.watchdog import cost_usd
@@ -97,13 +98,17 @@ class _KeptLease(msgspec.Struct, frozen=True):
     lease_until: float
 
 
+_complaints = Complaints()
+
+
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        complain(f"{path.name}: {error.strerror}")
+        if line := _complaints.line(path, f"{path.name}: {error.strerror}"):
+            complain(line)
 
 
 def _usd(time: ContainerTime) -> Decimal:

@@ -262,7 +262,8 @@ class ComposerTrainer(GRPOTrainer):
             if failed_somewhere:
                 raise OSError("another process could not write its part")
 
-        self.checkpoints.save(self.state.global_step, write)
+        goes_on = not self.control.should_training_stop
+        self.checkpoints.save(self.state.global_step, write, goes_on=goes_on)
 
     # ------------------------------------------------------------------ processes
 

@@ -12,6 +12,8 @@ from composer_engine.cloud_spec import CloudSpec
 from composer_engine.protocol import FailureKind
 
 _SECONDS_PER_HOUR = 3600
+_SECONDS_PER_MINUTE = 60
+_MINUTES_PER_HOUR = 60
 _WARN_AT = Decimal("0.8")
 _CENT = Decimal("0.01")
 
@@ -20,7 +22,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that the rule looks at. Times are unix seconds, 0 for what has not happened.
 
     ``earlier_usd`` is what earlier attempts cost; ``lease_until`` 0 is no lease; ``limit_seconds``
-    is this attempt's time until Modal ends it; ``asked`` is why somebody wants it to stop.
+    is this attempt's time until Modal ends it, and ``limit_is_cap`` says that it is what the cap
+    affords; ``asked`` is why somebody wants it to stop. ``grace_seconds`` is the time to save, and
+    ``ending_seconds`` what follows it at the most: to insist, and to commit.
     """
 
     started_at: float
@@ -28,7 +32,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     cap_usd: Decimal
     earlier_usd: Decimal = Decimal(0)
     limit_seconds: float = float("inf")
+    limit_is_cap: bool = False
     grace_seconds: float = 60.0
+    ending_seconds: float = 0.0
     startup_seconds: float = float("inf")
     stall_seconds: float = float("inf")
     lease_until: float = 0.0
@@ -50,13 +56,13 @@ def verdict(facts: Facts, now: float) -> Verdict | None:
     """
     if facts.asked:
         return Verdict("killed", facts.asked)
-    spent = spent_usd(facts, now)
-    if spent >= _saving_usd(facts):
-        return Verdict("budget", f"the cap of {_usd(facts.cap_usd)} is reached: {_usd(spent)}")
-    if 0 < facts.lease_until <= now:
-        return Verdict("timeout", "the lease has expired, and nobody extended it")
     elapsed = now - facts.started_at
-    if elapsed >= _before(facts.limit_seconds, facts.grace_seconds):
+    limit_nears = elapsed >= _before(facts.limit_seconds, _reserved_seconds(facts))
+    if spent_usd(facts, now) >= _saving_usd(facts) or (limit_nears and facts.limit_is_cap):
+        return Verdict("budget", _cap_words(facts, now))
+    if lease_is_over(facts, now):
+        return Verdict("timeout", "the lease has expired: nobody extended it")
+    if limit_nears:
         limit = _duration(facts.limit_seconds)
         return Verdict("timeout", f"the attempt's time of {limit} is up")
     if not facts.last_step_at:
@@ -66,6 +72,29 @@ def verdict(facts: Facts, now: float) -> Verdict | None:
     elif now - facts.last_step_at >= facts.stall_seconds:
         return Verdict("timeout", f"stalled: no new step for {_duration(facts.stall_seconds)}")
     return None
+
+
+def lease_is_over(facts: Facts, now: float) -> bool:
+    """As far as is known: it may have been extended by somebody who could not be heard yet."""
+    return 0 < facts.lease_until <= now
+
+
+def saving_seconds(facts: Facts, now: float) -> float:
+    """How long it may take to save: the grace, or less where cap and limit leave no more.
+
+    What follows the saving gets its seconds first, but never more than half of what is left.
+    """
+    left = left_seconds(facts, now)
+    return min(facts.grace_seconds, max(left - facts.ending_seconds, left / 2))
+
+
+def left_seconds(facts: Facts, now: float) -> float:
+    """Until the cap is spent, or Modal ends the attempt; never less than 0."""
+    left = facts.limit_seconds - (now - facts.started_at)
+    if facts.usd_per_hour > 0:
+        unspent = facts.cap_usd - spent_usd(facts, now)
+        left = min(left, float(unspent * _SECONDS_PER_HOUR / facts.usd_per_hour))
+    return max(0.0, left)
 
 
 def warning(facts: Facts, now: float) -> str:
@@ -96,15 +125,30 @@ def timeout_seconds(spec: CloudSpec) -> int:
     return max(1, min(asked, int(affordable)))
 
 
+def timeout_is_cap(spec: CloudSpec) -> bool:
+    """The cap affords less time than was asked for."""
+    return timeout_seconds(spec) < spec.config.modal.timeout_seconds
+
+
+def _reserved_seconds(facts: Facts) -> float:
+    return facts.grace_seconds + facts.ending_seconds
+
+
 def _saving_usd(facts: Facts) -> Decimal:
-    """The sum at which saving must begin so that the cap still pays for it."""
-    reserve = cost_usd(facts.usd_per_hour, facts.grace_seconds)
+    """The sum at which saving must begin so that the cap still pays for it, and for the end."""
+    reserve = cost_usd(facts.usd_per_hour, _reserved_seconds(facts))
     return max(facts.cap_usd - reserve, facts.cap_usd / 2)
 
 
-def _before(limit_seconds: float, grace_seconds: float) -> float:
-    """When saving must begin so that it is done before the limit."""
-    return max(limit_seconds - grace_seconds, limit_seconds / 2)
+def _before(limit_seconds: float, reserved_seconds: float) -> float:
+    """When saving must begin so that all is done before the limit."""
+    return max(limit_seconds - reserved_seconds, limit_seconds / 2)
+
+
+def _cap_words(facts: Facts, now: float) -> str:
+    spent = spent_usd(facts, now)
+    rest = ", the rest is kept for saving" if spent < facts.cap_usd else ""
+    return f"the cap of {_usd(facts.cap_usd)} is reached: {_usd(spent)} spent{rest}"
 
 
 def _usd(amount: Decimal) -> str:
@@ -113,4 +157,10 @@ def _usd(amount: Decimal) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"  # noqa: PLR2004
+    """As people say it: 3 min 14 s."""
+    if seconds < _SECONDS_PER_MINUTE:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), _SECONDS_PER_MINUTE)
+    hours, minutes = divmod(minutes, _MINUTES_PER_HOUR)
+    parts = ((hours, "h"), (minutes, "min"), (0 if hours else rest, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)

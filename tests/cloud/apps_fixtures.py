@@ -17,6 +17,7 @@ import pytest
 from modal_proto import api_pb2
 
 from composer_tui.rehearsal.connection import Connection
+from tests.rehearsal import warm
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal, wait_until
 
 SECONDS = 50.0
@@ -73,12 +74,17 @@ if order.get("wedge"):
     time.sleep(0.3)
 from composer_tui.cloud import kill
 from composer_tui.cloud.kill_rules import Limits
+alarms = []
 def show(progress):
+    if progress.stage == "alarm" and progress.containers:
+        alarms.append(progress)
     sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\\n")
     sys.stdout.flush()
 limits = Limits(**order["limits"])
 clock = kill.Clock(wall=lambda: time.time() + order.get("ahead", 0))
 kwargs = {"limits": limits, "audit_path": Path(order["audit"]), "clock": clock}
+if order.get("alarms"):
+    kwargs["give_up"] = lambda: len(alarms) >= order["alarms"]
 if order.get("emergency"):
     result = kill.emergency_stop(order["ids"], order["environ"], show, **kwargs)
     assert "modal" not in sys.modules
@@ -144,40 +150,53 @@ class Napping:
 
     def stop(self, ids: Sequence[str], mode: str = "now", **order: Any) -> Stopped:
         """Stops them in a process of its own, and waits for it."""
-        process = self.begin_stop(ids, mode, **order)
-        output, errors = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, errors.decode()
-        lines = output.decode().splitlines()
+        if order.get("emergency"):
+            output, errors = self.begin_stop(ids, mode, **order).communicate(timeout=SECONDS)
+        else:
+            path = self.folder / "stopper.py"
+            path.write_text(_STOPPER)
+            asked, environ = self._asked(ids, mode, **order)
+            done = warm.run([str(path), asked], environ, ROOT, SECONDS)
+            output, errors = done.stdout, done.stderr
+        lines = output.splitlines()
+        assert lines, errors
         told = [json.loads(line) for line in lines if not line.startswith("RESULT ")]
         return Stopped(told, json.loads(lines[-1].removeprefix("RESULT ")))
 
     def begin_stop(
+        self, ids: Sequence[str], mode: str = "now", **order: Any
+    ) -> "subprocess.Popen[str]":
+        asked, environ = self._asked(ids, mode, **order)
+        return subprocess.Popen(
+            [sys.executable, "-c", _STOPPER, asked],
+            env=environ,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _asked(
         self,
         ids: Sequence[str],
-        mode: str = "now",
+        mode: str,
         grace: float = 0.0,
         environ: Mapping[str, str] | None = None,
         **order: Any,
-    ) -> "subprocess.Popen[bytes]":
-        limits = order.pop("limits", {})
+    ) -> tuple[str, dict[str, str]]:
+        """The order and the environment of a program that stops apps."""
         account = dict(self.plane.connection.environ() if environ is None else environ)
-        is_emergency = bool(order.get("emergency"))
         asked = {
             "ids": list(ids),
             "mode": mode,
             "grace": grace,
             "audit": str(self.audit),
             "environ": account,
-            "limits": limits,
+            "limits": {},
             **order,
         }
-        return subprocess.Popen(
-            [sys.executable, "-c", _STOPPER, json.dumps(asked)],
-            env={**os.environ} if is_emergency else {**os.environ, **account},
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        ours = {} if order.get("emergency") else account
+        return json.dumps(asked), {**os.environ, **ours}
 
     def composer(self, *arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         """``composer-tui`` with this rehearsal as the user's own account."""

@@ -17,6 +17,7 @@ from composer_engine.protocol import Event, Unrecognized, decode, violations
 from composer_tui.cloud.ledger import CloudRef, write_ref
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.store import RunStore
+from tests.rehearsal import warm
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal
 
 HERE = Path(__file__).parent
@@ -88,12 +89,9 @@ def follower(
 
 def follow_to_end(folder: RunFolder, plane: Rehearsal, *arguments: str, **extra: str) -> None:
     """Returns when the run is over and nothing is left of it."""
-    process = follower(folder, plane, *arguments, **extra)
-    try:
-        _, said = process.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said.decode()
+    command = [str(HERE / "tender.py"), str(folder.path), *arguments]
+    done = warm.run(command, plane.environ(**extra), Path.cwd(), PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr
 
 
 def events(folder: RunFolder) -> list[Event]:

@@ -13,6 +13,7 @@ import pytest
 from composer_tui import doctor
 from composer_tui.cloud.account_check import Account, BadAccount, reach, read_account
 from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.reach import Way, way_to
 from composer_tui.runners.last_word import Death, last_word
 from tests.rehearsal.rehearsal import Rehearsal
 
@@ -141,6 +142,47 @@ def test_a_server_that_does_not_answer_costs_no_more_than_the_limit() -> None:
         assert refused.value.problem.kind == "no_network"
         listener.listen()
         assert "127.0.0.1" in reach(account, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "way"),
+    [
+        ("https://api.modal.com", {}, Way("api.modal.com", 443)),
+        ("http://127.0.0.1:8000", {}, Way("127.0.0.1", 8000)),
+        (
+            "https://api.modal.com",
+            {"HTTPS_PROXY": "http://me:secret@proxy:3128"},
+            Way("proxy", 3128, is_proxy=True),
+        ),
+        ("https://api.modal.com", {"all_proxy": "socks5://p"}, Way("p", 1080, is_proxy=True)),
+        ("https://api.modal.com", {"http_proxy": "http://p:1"}, Way("api.modal.com", 443)),
+        (
+            "https://api.modal.com",
+            {"https_proxy": "http://p:1", "no_proxy": "modal.com"},
+            Way("api.modal.com", 443),
+        ),
+        (
+            "https://api.modal.com",
+            {"https_proxy": "http://p:1", "MODAL_DISABLE_API_PROXY": "1"},
+            Way("api.modal.com", 443),
+        ),
+        ("unix:///run/modal", {}, None),
+        ("https://x:notaport", {}, None),
+    ],
+)
+def test_the_way_to_modal_is_the_one_its_client_goes(
+    url: str, environ: dict[str, str], way: Way | None
+) -> None:
+    assert way_to(url, environ) == way
+
+
+def test_what_stands_for_a_token_is_one() -> None:
+    environ = {
+        "MODAL_OAUTH_REFRESH_TOKEN": HIDDEN,
+        "MODAL_OAUTH_CLIENT_ID": "x",
+        "MODAL_CONFIG_PATH": "/nonexistent/modal.toml",
+    }
+    assert read_account(environ).has_token
 
 
 def test_an_engine_that_died_over_something_known_is_answered() -> None:

@@ -161,9 +161,9 @@ def test_a_list_that_cannot_be_had_is_the_last_one_and_says_so(tmp_path: Path) -
         )
         assert (apps["as_of"], apps["apps"][0]["name"]) == (5.0, "before")
         assert "AppList failed" in apps["problem"]["message"]
-        assert listed(nap, status=1)["apps"] == []
+        assert listed(nap, status=2)["apps"] == []
         refused = nap.composer("stop", "--all", "--yes")
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert "AppList failed" in refused.stderr
 
 

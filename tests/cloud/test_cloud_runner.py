@@ -20,7 +20,7 @@ from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud.accounts import for_commands
 from composer_tui.cloud.cloud import Cloud
 from composer_tui.cloud.ledger import CloudRef, connection_file, read_ref, write_ref
-from composer_tui.cloud.notebook import only_follower
+from composer_tui.cloud.notebook import is_followed, only_follower
 from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.headless.stop_targets import CloudTarget, Request, find_targets
 from composer_tui.headless.stopping import stop_cloud
@@ -91,7 +91,8 @@ def test_ctrl_c_saves_and_stops_a_run_that_another_program_watches(home: Path) -
 
 
 def test_a_rehearsal_is_left_and_seen_through_by_whoever_watches(home: Path) -> None:
-    left = begin("run", "smoke", "--target=rehearsal", "--set=data.max_rows=1", *SMALL, "--detach")
+    data = "--set=data.path=/composer/runs/nowhere.jsonl"
+    left = begin("run", "smoke", "--target=rehearsal", data, *SMALL, "--detach")
     out, said = left.communicate(timeout=60)
     assert left.returncode == 0, said
     folder = run_folder(home)
@@ -103,22 +104,32 @@ def test_a_rehearsal_is_left_and_seen_through_by_whoever_watches(home: Path) -> 
         assert not path.is_file() or token not in path.read_bytes(), path
     watching = begin("watch", folder.run_id)
     out, _ = watching.communicate(timeout=60)
-    assert watching.returncode == 2  # it cannot be run as asked: there are too few rows
-    assert "prompts_per_step" in out
+    assert watching.returncode == 2  # it cannot be run as asked: there is no such file
+    assert "nowhere.jsonl" in out
     assert read_ref(folder).ended
 
 
-def test_a_rehearsal_whose_control_plane_was_killed_gets_its_last_word(home: Path) -> None:
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_rehearsal_whose_control_plane_was_killed_gets_its_last_word(
+    home: Path, followed: bool
+) -> None:
     store = RunStore(home / "runs")
     accounts = for_commands(store)
     run = CloudRunner(store, "rehearsal", accounts).start(small_config())
     wait_until(lambda: run.is_launched, "the call", seconds=60)
     connection = connection_file(run.folder.run_id)
+    if followed:
+        wait_until(lambda: is_followed(run.folder), "its follower")
+    else:
+        accounts.close()
+        wait_until(lambda: not is_followed(run.folder), "its follower has left")
     os.kill(json.loads(connection.read_bytes())["pid"], signal.SIGKILL)
-    accounts.close()
-    again = CloudRun(run.folder, for_commands(store))
+    again = run if followed else CloudRun(run.folder, for_commands(store))
     wait_until(again.settle, "its last word", seconds=60)
-    assert isinstance(lawful_events(run.folder)[-1], RunFailed | RunFinished)
+    last = lawful_events(run.folder)[-1]
+    assert isinstance(last, RunFailed | RunFinished)
+    if isinstance(last, RunFailed):
+        assert "control plane is gone" in last.message
 
 
 class Nobody:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from composer_engine.config import load
 from composer_engine.protocol import RunFinished, RunStarted, violations
 from composer_tui.cli import run_command_line
+from composer_tui.headless.exporting_app import next_commands
 from composer_tui.rehearsal import process
 from tests.engine.engine_process import read_events
 
@@ -46,9 +48,9 @@ finally:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke preset on a data file of its own, three steps long."""
     root = tmp_path_factory.mktemp("export")
-    data = root / "rows of mine.jsonl"
+    data = root / "rows of 'mine'.jsonl"
     shutil.copyfile(TASKS, data)
-    folder = root / "app"
+    folder = root / "it's my app"
     settings = ("optimizer.steps=3", f"data.path={data}", "modal.gpu=", "modal.cap_usd=1")
     arguments = [part for setting in settings for part in ("--set", setting)]
     assert run_command_line(["export-app", "smoke", *arguments, "-o", str(folder)]) == 0
@@ -126,7 +128,7 @@ def test_the_local_script_trains_without_this_program(
 
 def test_the_folder_says_what_was_asked(exported: Path) -> None:
     config = load(file=exported / "config.toml")
-    assert config.data.path == "inputs/rows of mine.jsonl"
+    assert config.data.path == "inputs/rows of 'mine'.jsonl"
     assert (exported / config.data.path).is_file()
     assert config.optimizer.steps == 3
     script = (exported / "modal_app.py").read_text("utf-8")
@@ -171,6 +173,7 @@ def test_a_gpu_of_a_list_and_secrets_are_asked_for(tmp_path: Path) -> None:
         (["smoke", "--set", "modal.gpu=H1000"], "there is no such GPU"),
         (["smoke", "--set", "modal.gpu=H100:8"], "cannot share evenly"),
         (["smoke", "--set", "data.path=/nonexistent/rows.jsonl"], "data.path"),
+        (["smoke", "--set", "data.path=/dev/null"], "data.path: /dev/null is not a file"),
         (["smoke", "--set", "model.path=/nonexistent/model"], "model.path"),
         (["smoke", "--set", "optimizer.steps=none"], "optimizer.steps"),
         ([], "say what to export"),
@@ -184,6 +187,21 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
     (line,) = capsys.readouterr().err.splitlines()
     assert word in line
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["app", 'it\'s "my" $app', "-app"])
+def test_what_is_to_be_typed_next_can_be_pasted(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    script = tmp_path / name / "train_local.py"
+    script.write_text("print('trained')")
+    modal, here = (line.partition(": ")[2] for line in next_commands(Path(name)))
+    enter, train = modal.partition(" && ")[0], here.rpartition(" && ")[2]
+    for typed, words in ((f"{enter} && pwd", str(script.parent)), (train, "trained")):
+        typed_here = typed.replace("python", shlex.quote(sys.executable))
+        assert (
+            subprocess.check_output(["sh", "-c", typed_here], cwd=tmp_path, text=True).strip()
+            == words
+        )
 
 
 def test_a_folder_that_holds_something_is_left_alone(

@@ -229,6 +229,9 @@ class Wire:
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         return len(cut) // 2
 
+    def is_open(self) -> bool:
+        return bool(self._open)
+
     def close(self) -> None:
         self._listener.close()
 
@@ -282,9 +285,13 @@ def test_each_step_comes_once_through_a_hundred_cuts(
     with wire(modal_plane) as line:
         url = f"http://127.0.0.1:{line.port}"
         process = follower(folder, modal_plane, MODAL_SERVER_URL=url)
+        dice = random.Random(11)
         while cuts < 100:
-            seen = size(folder)
-            wait_until(partial(has_grown, folder, seen), f"events after {cuts} cuts")
+            if cuts % 10 == 0:  # the others come while it is still finding its way back
+                seen = size(folder)
+                wait_until(partial(has_grown, folder, seen), f"events after {cuts} cuts")
+            wait_until(line.is_open, f"a connection after {cuts} cuts")
+            time.sleep(dice.random() * 0.03)
             assert process.poll() is None
             cuts += line.cut(refuse=cuts % 5 == 0) > 0
         goes_on.unlink()

@@ -132,6 +132,22 @@ def test_what_has_saved_is_not_waited_for() -> None:
     assert rules.to_send(saved, 2)
 
 
+def test_what_could_not_be_asked_to_save_stays_said_when_the_stop_is_taken() -> None:
+    track = rules.not_asked(rules.begun("ap", "run", 0, 60), 1, "nothing in it can be asked")
+    track = rules.accepted(rules.sending(track, 1))
+    assert track.message == rules.ACCEPTED
+    assert track.note == "nothing in it can be asked"
+
+
+def test_a_run_that_no_stop_ends_is_asked_once_to_end_itself() -> None:
+    track = rules.sending(rules.begun("ap", "run", 0, None), 0)
+    assert not rules.to_plead(track, LIMITS.plead - 1, LIMITS)
+    assert rules.to_plead(track, LIMITS.plead, LIMITS)
+    track = rules.pleading(track)
+    assert not rules.to_plead(track, 99, LIMITS)
+    assert rules.pleaded(track).note == rules.PLEADED
+
+
 # The kill switch itself.
 
 
@@ -149,13 +165,24 @@ def test_apps_are_stopped_together_and_verified_to_have_no_container(nap: Nappin
     assert again.zero
 
 
+@pytest.fixture(scope="module")
+def savers(naps: Napping) -> list[str]:
+    """Two apps that save when they are asked to, and have said that they can hear."""
+    names = ("saver", "skewed")
+    ids = naps.launch(*names, steps=900)
+
+    def have_spoken() -> bool:
+        said = naps.plane.modal("dict", "items", "composer-control").stdout
+        return all(f"{name}/beat" in said for name in names)
+
+    wait_until(have_spoken, "beats")
+    return ids
+
+
 def test_a_run_that_can_hear_is_asked_to_save_and_the_others_are_not_waited_for(
-    nap: Napping,
+    nap: Napping, savers: list[str]
 ) -> None:
-    saving, deaf = nap.launch("saver", steps=900)[0], nap.take()[0]
-    wait_until(
-        lambda: "saver/beat" in nap.plane.modal("dict", "items", "composer-control").stdout, "beat"
-    )
+    saving, deaf = savers[0], nap.take()[0]
     stopped = nap.stop([saving, deaf], "graceful", grace=30)
     assert stopped.zero
     assert stopped.app(saving)["saved"]
@@ -164,48 +191,53 @@ def test_a_run_that_can_hear_is_asked_to_save_and_the_others_are_not_waited_for(
     assert not stopped.app(deaf)["saved"]
 
 
-def test_a_stop_that_was_killed_is_carried_through_by_the_next_and_escalates(
-    tmp_path: Path,
+def test_a_clock_that_is_ahead_takes_no_run_its_time_to_save(
+    nap: Napping, savers: list[str]
 ) -> None:
-    with napping(tmp_path, "stuck-stop=60") as nap:
-        ids = nap.launch("stuck")
-        first = nap.begin_stop(ids)
-        assert first.stdout is not None
-        while not json.loads(first.stdout.readline())["containers"]:
-            pass  # it has seen them: its stop was sent
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
-        assert [line["when"] for line in nap.audit_lines()] == ["before"]
-        stopped = nap.stop(ids, limits={"escalate": 1.0})
-        assert stopped.zero
-        assert not any(map(nap.plane.tasks, ids))
-        assert stopped.stages(ids[0]) == ["stopping", "escalated", "gone"]
-        assert nap.audit_lines()[-1]["result"] == "gone"
+    stopped = nap.stop([savers[1]], "graceful", grace=30, ahead=7200)
+    assert stopped.app(savers[1])["saved"]
 
 
-def test_a_clock_that_is_ahead_takes_no_run_its_time_to_save(nap: Napping) -> None:
-    (saving,) = nap.launch("skewed", steps=900)
-    wait_until(
-        lambda: "skewed/beat" in nap.plane.modal("dict", "items", "composer-control").stdout, "beat"
-    )
-    stopped = nap.stop([saving], "graceful", grace=30, ahead=7200)
-    assert stopped.app(saving)["saved"]
+@pytest.fixture(scope="module")
+def stuck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Napping]:
+    """Two apps that Modal does not end when they are stopped, only container by container."""
+    with napping(tmp_path_factory.mktemp("stuck"), "stuck-stop=300") as nap:
+        nap.running = nap.launch("one", "another")
+        yield nap
 
 
-def test_what_does_not_end_raises_the_alarm_and_is_never_called_gone(tmp_path: Path) -> None:
-    with napping(tmp_path, "stuck-stop=60,error=ContainerStop:PERMISSION_DENIED:1") as nap:
-        (app_id,) = nap.launch("stuck")
-        (task,) = nap.plane.tasks(app_id)
-        limits = {"escalate": 0.5, "alarm": 1.5, "give_up": 4.0, "tell": 0.4, "slow_poll": 0.5}
-        stopped = nap.stop([app_id], limits=limits)
-        assert not stopped.zero
-        last = stopped.app(app_id)
-        assert last["stage"] == "alarm"
-        assert last["containers"] == [task.task_id]
-        assert task.task_id in last["message"]
-        assert f"https://modal.com/id/{app_id}" in last["message"]
-        assert sum(told["stage"] == "alarm" for told in stopped.told) > 2, "it keeps telling"
-        assert nap.audit_lines()[-1]["result"] == "alarm"
+def test_a_stop_that_was_killed_is_carried_through_by_the_next_and_escalates(
+    stuck: Napping,
+) -> None:
+    ids = stuck.take()
+    first = stuck.begin_stop(ids)
+    assert first.stdout is not None
+    while not json.loads(first.stdout.readline())["containers"]:
+        pass  # it has seen them: its stop was sent
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert stuck.audit_lines()[-1]["when"] == "before"
+    stopped = stuck.stop(ids, limits={"escalate": 1.0})
+    assert stopped.zero
+    assert not any(map(stuck.plane.tasks, ids))
+    assert stopped.stages(ids[0]) == ["stopping", "escalated", "gone"]
+    assert stuck.audit_lines()[-1]["result"] == "gone"
+
+
+def test_what_does_not_end_raises_the_alarm_and_is_never_called_gone(stuck: Napping) -> None:
+    (app_id,) = stuck.take()
+    (task,) = stuck.plane.tasks(app_id)
+    limits = {"escalate": 300.0, "alarm": 1.5, "tell": 0.4, "slow_poll": 0.5}
+    stopped = stuck.stop([app_id], limits=limits, alarms=3)
+    assert not stopped.zero
+    last = stopped.app(app_id)
+    assert last["stage"] == "alarm"
+    assert last["containers"] == [task.task_id]
+    assert task.task_id in last["message"]
+    assert f"https://modal.com/id/{app_id}" in last["message"]
+    assert last["by_hand"] == f"modal app stop {app_id} --yes -e main"
+    assert last["by_hand"] in last["message"]
+    assert stuck.audit_lines()[-1]["result"] == "alarm"
 
 
 def test_a_wedged_client_leaves_the_stop_to_a_fresh_process(nap: Napping) -> None:

@@ -120,20 +120,20 @@ def test_a_model_that_is_not_here_is_refused_before_modal_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("environ", "words"),
+    ("environ", "kind", "words"),
     [
-        ({"MODAL_TOKEN_SECRET": "as-wrong0000000000000000"}, "token"),
-        ({"MODAL_SERVER_URL": "http://127.0.0.1:9"}, "did not answer within"),
+        ({"MODAL_TOKEN_SECRET": "as-wrong0000000000000000"}, "config", "token"),
+        ({"MODAL_SERVER_URL": "http://127.0.0.1:9"}, "runner", "did not answer within"),
     ],
     ids=["a wrong token", "no network"],
 )
 def test_a_way_to_modal_that_is_barred_is_said_once(
-    store: RunStore, modal_plane: Rehearsal, environ: dict[str, str], words: str
+    store: RunStore, modal_plane: Rehearsal, environ: dict[str, str], kind: str, words: str
 ) -> None:
     folder = new_run(store, modal_plane, small_config(secrets=("hf",)))
     follow_to_end(folder, modal_plane, "launch", **environ)
     failure = failure_of(folder)
-    assert failure.kind == "runner"
+    assert failure.kind == kind
     assert words in failure.message
     for path in folder.path.iterdir():
         assert b"as-wrong" not in path.read_bytes()

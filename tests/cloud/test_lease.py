@@ -49,7 +49,7 @@ def test_an_extension_reaches_the_container_the_tags_and_the_ledger(
 def test_what_this_program_did_not_launch_has_no_lease(nap: Napping) -> None:
     (app_id,) = nap.take_idle()
     done = nap.composer("lease", app_id, "--minutes", "5")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "it has no lease" in done.stderr
     assert nap.composer("lease", app_id, "--minutes", "0").returncode == 2
 
@@ -72,5 +72,5 @@ def test_an_app_that_has_ended_gets_no_lease(nap: Napping) -> None:
     (app_id,) = nap.launch("ended", tags={TAG_RUN: "ended"}, calls=False)
     nap.end(app_id)
     done = nap.composer("lease", app_id, "--minutes", "5")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "has ended" in done.stderr

@@ -14,6 +14,7 @@ from composer_tui.cloud.ledger import (
     cloud_runs,
     connection_file,
     known_ref,
+    mark_gone,
     read_ref,
     write_ref,
 )
@@ -152,3 +153,22 @@ def test_a_command_that_reads_a_log_is_soon_told_that_modal_is_away(tmp_path: Pa
         assert (process.returncode, out) == (1, ""), err
         assert err.count("\n") == 1, err
         assert "modal" in err.lower()
+
+
+def test_a_run_whose_app_was_seen_gone_is_over_at_once_and_no_other(store: RunStore) -> None:
+    folders = [store.create(small_config(), "modal", 1000.0) for _ in range(3)]
+    for number, folder in enumerate(folders[:2]):
+        write_ref(folder, CloudRef(app_name="a", app_id=f"ap-{number}", launched_at=1.0))
+    write_ref(folders[2], CloudRef(app_name="a"))
+    mark_gone(store, {"ap-1", ""})
+    assert [read_ref(folder).ended for folder in folders] == [False, True, False]
+    run = CloudRun(folders[1])
+    assert not run.alive()
+    assert not run.settle(), "its last word is still to be had"
+    assert not folders[1].events_path.exists()
+
+
+def test_a_ledger_of_an_earlier_version_is_read(store: RunStore) -> None:
+    folder = store.create(small_config(), "modal", 1000.0)
+    folder.cloud_path.write_text('{"app_name": "a", "app_id": "ap-1", "launched_at": 5.0}')
+    assert (read_ref(folder).account, read_ref(folder).workspace) == ("", "")

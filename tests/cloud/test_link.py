@@ -18,16 +18,6 @@ from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.wire import StopProgress
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal, wait_until
 
-_START = """
-import sys
-import modal
-
-for name in sys.argv[1:]:
-    app = modal.App(name)
-    with app.run(detach=True):
-        print(app.app_id, flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
@@ -43,25 +33,13 @@ def link(plane: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     made.close()
 
 
-def start_apps(plane: Rehearsal, *names: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _START, *names],
-        env=plane.environ(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout.split()
-
-
 def pid_of(link: Link) -> int:
     assert link.helper_pid is not None
     return link.helper_pid
 
 
 def test_apps_are_listed_through_the_helper(plane: Rehearsal, link: Link) -> None:
-    (app_id,) = start_apps(plane, "listed")
+    (app_id,) = plane.start_apps("listed")
     listed = {app.app_id: app for app in link.apps().apps}
     assert listed[app_id].name == "listed"
 
@@ -73,6 +51,21 @@ def test_a_helper_that_was_killed_is_started_again_by_the_next_ask(link: Link) -
     wait_until(lambda: link.helper_pid is None, "the helper is gone")
     assert link.apps().problem is None
     assert pid_of(link) != before
+
+
+def test_a_helper_of_a_rehearsal_that_was_started_again_is_replaced(
+    plane: Rehearsal, tmp_path: Path
+) -> None:
+    environ = dict(plane.connection.environ())
+    link = Link(tmp_path / "runs", lambda: environ, tmp_path / "cloud.log")
+    link.apps()
+    first = pid_of(link)
+    link.apps()
+    assert pid_of(link) == first
+    environ["MODAL_SERVER_URL"] += "/"
+    link.apps()
+    assert pid_of(link) != first
+    link.close()
 
 
 def test_an_ask_under_way_when_the_helper_dies_says_so(
@@ -105,7 +98,7 @@ def test_a_helper_that_hangs_is_replaced(link: Link, monkeypatch: pytest.MonkeyP
 def test_a_stop_is_carried_through_when_its_helper_dies_or_hangs(
     plane: Rehearsal, link: Link, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app_ids = start_apps(plane, f"stopped-{how.name}")
+    app_ids = plane.start_apps(f"stopped-{how.name}")
     link.apps()
     monkeypatch.setattr(links, "STOP_SILENCE_SECONDS", 1.0)
     os.kill(pid_of(link), how)
@@ -121,7 +114,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_stopping_an_app(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "file").write_text("")
-    (app_id,) = start_apps(plane, "unlogged")
+    (app_id,) = plane.start_apps("unlogged")
     link = Link(tmp_path / "runs", plane.connection.environ, tmp_path / "file" / "cloud.log")
     assert link.stop([app_id], "now", 0.0, lambda _: None).zero
     link.close()
@@ -130,7 +123,7 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_stopping_an_app(
 def test_a_list_that_does_not_come_ends_no_stop_that_is_under_way(
     plane: Rehearsal, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app_ids = start_apps(plane, "saving")
+    app_ids = plane.start_apps("saving")
     link.apps()
     before = pid_of(link)
     os.kill(before, signal.SIGSTOP)
@@ -150,7 +143,7 @@ def test_a_list_that_does_not_come_ends_no_stop_that_is_under_way(
 def test_a_stop_that_was_asked_for_outlives_the_program_that_asked(
     plane: Rehearsal, tmp_path: Path
 ) -> None:
-    (app_id,) = start_apps(plane, "orphaned-stop")
+    (app_id,) = plane.start_apps("orphaned-stop")
     code = """
 import os, sys, threading
 from pathlib import Path
@@ -217,7 +210,7 @@ def problem_of_apps(ask: Callable[[], object]) -> str:
 
 def test_asks_are_answered_side_by_side(plane: Rehearsal, link: Link) -> None:
     """A stop that takes long holds up no listing."""
-    app_ids = start_apps(plane, "slow-stop")
+    app_ids = plane.start_apps("slow-stop")
     link.apps()
     began = time.monotonic()
     stop = threading.Thread(target=link.stop, args=(app_ids, "now", 0.0, lambda _: None))

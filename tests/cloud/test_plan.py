@@ -64,6 +64,26 @@ def test_a_run_says_whose_it_is_and_until_when() -> None:
     assert spec.lease_until == NOW + 5400
 
 
+@pytest.mark.parametrize(
+    ("ahead", "counts", "words"),
+    [
+        (-95.0, True, "1m35s behind Modal's"),
+        (95.0, True, "1m35s ahead of Modal's"),
+        (-30.0, True, ""),
+        (3.0, False, ""),
+    ],
+)
+def test_a_lease_ends_by_modal_s_clock(ahead: float, counts: bool, words: str) -> None:
+    made = plan(
+        configured("modal.lease_minutes=90", "modal.gpu="), "r", snapshot_rates(),
+        now=NOW, owner="o", existing_secrets=[], clock_ahead_seconds=ahead,
+    )  # fmt: skip
+    until = NOW + 5400 - (ahead if counts else 0)
+    assert made.spec.lease_until == until
+    assert made.spec.tags[TAG_LEASE_UNTIL] == str(int(until))
+    assert [words in warning for warning in made.warnings] == ([True] if words else [])
+
+
 def test_the_price_is_the_dearest_gpu_s() -> None:
     one, both = (planned(configured(f"modal.gpu={gpus}")) for gpus in ("H100", "L4,H100"))
     assert one.usd_per_hour == both.usd_per_hour

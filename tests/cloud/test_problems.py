@@ -66,7 +66,13 @@ def test_an_error_says_what_is_wrong_and_what_to_do(error: Exception, kind: Prob
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), OSError(errno.ENOSPC, "No space left on device"), KeyError(9)]
+    "error",
+    [
+        ValueError("no"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        BrokenPipeError(errno.EPIPE, "the reader of our output has left"),
+        KeyError(9),
+    ],
 )
 def test_what_is_not_about_modal_is_left_alone(error: Exception) -> None:
     assert problem_of(error) is None

@@ -62,10 +62,10 @@ def test_a_list_names_them_and_a_deleted_one_is_gone(shell: Shell) -> None:
     assert listed["short-lived"]["last_used_at"] is None
     assert shell("secrets", "delete", "short-lived").status == 2  # nobody to ask
     assert shell("secrets", "delete", "short-lived", "--yes").status == 0
-    assert "short-lived" not in shell("secrets").out
+    assert "short-lived" not in shell("secrets", "list").out
     gone = shell("secrets", "delete", "short-lived", "--yes")
     assert gone.status == 2
-    assert "secrets create short-lived" in gone.err
+    assert "there is no secret short-lived" in gone.err
 
 
 @pytest.mark.parametrize(

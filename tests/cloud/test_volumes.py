@@ -25,7 +25,7 @@ from composer_tui.cloud.landing import (
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.transfer import run, unstalled
 from composer_tui.cloud.uploads import Upload, batches, plan_put
-from composer_tui.cloud.volumes import container_path, usd_per_month
+from composer_tui.cloud.volumes import container_path, path_on, usd_per_month
 from composer_tui.pricing.rates import snapshot_rates
 from tests.cloud.storage_fixtures import Shell, files_under
 from tests.rehearsal.rehearsal import Rehearsal
@@ -382,6 +382,12 @@ def test_the_path_in_a_container_and_the_price() -> None:
     assert container_path("composer-runs", "/r1/") == "/composer/runs/r1"
     assert container_path("composer-cache", "/") == "/composer/cache"
     assert container_path("mine", "a") == "<mount>/a"
+    for path in ("/", "/r1/", "/composer"):
+        assert path_on("composer-runs", path) == path
+    assert path_on("composer-runs", "/composer/runs/r1/") == "/r1/"
+    assert path_on("composer-runs", "/composer/runs") == "/"
+    assert path_on("composer-runs", "/composer/runs-2") == "/composer/runs-2"
+    assert path_on("mine", "/composer/runs/r1") == "/composer/runs/r1"
     assert (
         usd_per_month(1 << 30, snapshot_rates())
         == snapshot_rates().usd_per_hour["volume_storage_gib_month_cost"]

@@ -15,7 +15,7 @@ from composer_engine.protocol import Event, StepCompleted, Unrecognized, decode
 
 DEADLINE_SECONDS = 60.0
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["composer_engine.__main__", "composer_engine.run"])
+_context.set_forkserver_preload(["tests.engine.warm"])
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from composer_engine.contract import PREEMPTED
+from composer_engine.contract import OPENING_VARIABLE, PREEMPTED
 from composer_engine.emitter import Emitter, take_stdout
 from composer_engine.protocol import (
     Channels,
@@ -59,6 +59,8 @@ def main() -> int:
     with Emitter(stdout, folder) as emitter:
         stop = StopRequest(emitter, folder)
         stop.listen()
+        if opening := os.environ.get(OPENING_VARIABLE):
+            emitter.emit(Logged(level="warning", message=opening))
         if fault == "mistaken":
             emitter.emit(RunFailed(kind="config", message="no such model"))
             return 2
@@ -119,7 +121,11 @@ def end(emitter: Emitter, stop: StopRequest, step: int) -> None:
     if stop.reason() == PREEMPTED:
         emitter.emit(RunFailed(kind="preempted", message=PREEMPTED))
     else:
-        emitter.emit(RunFinished(steps=step, stopped_early=True, reason=stop.reason()))
+        emitter.emit(
+            RunFinished(
+                steps=step, stopped_early=True, reason=stop.reason(), ended_by=stop.ended_by
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from composer_engine import container
 from composer_engine.child import engine_command
-from composer_engine.cloud_spec import CloudSpec, ControlAsk, ControlBeat, app_name
+from composer_engine.cloud_spec import CloudSpec, ContainerTime, ControlAsk, ControlBeat, app_name
 from composer_engine.commits import Committer
 from composer_engine.config import RunConfig, load
 from composer_engine.container import (
@@ -31,7 +31,8 @@ from composer_engine.container import (
     train_attempt,
 )
 from composer_engine.control import Control
-from composer_engine.outcome import is_worth_retrying, last_word
+from composer_engine.emitter import Emitter
+from composer_engine.outcome import attempt_words, is_worth_retrying, last_word
 from composer_engine.protocol import (
     Event,
     Logged,
@@ -39,6 +40,7 @@ from composer_engine.protocol import (
     RunFinished,
     violations,
 )
+from composer_engine.safety import StopRequest
 from composer_engine.watchdog import Verdict
 from tests.engine.engine_process import read_events, wait_until
 
@@ -52,9 +54,11 @@ class Board:
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.trouble: Exception | None = None
+        self.troubled = 0
 
     def read(self, name: str) -> str | None:
         if self.trouble:
+            self.troubled += 1
             raise self.trouble
         return self.texts.get(name)
 
@@ -116,6 +120,8 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in is started by its path, and finds the engine as an engine would; and haste."""
     monkeypatch.setattr(container, "_ASK_SECONDS", 0.1)
     monkeypatch.setattr(container, "_TERMINATE_SECONDS", 0.3)
+    monkeypatch.setattr(container, "_ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(container, "_HEAR_SECONDS", 0.5)
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "engine"))
 
 
@@ -245,7 +251,11 @@ def test_a_crash_has_a_last_word_and_is_worth_another_attempt(
         assert ("boom" if fault == "exits" else "cannot even begin") in last.detail
     with pytest.raises(Crashed):  # and the next attempt goes on in the same stream
         train(spec, volume, board)
-    assert sum(isinstance(event, RunFailed) for event in volume.events(spec)) == 2
+    events = volume.events(spec)
+    assert sum(isinstance(event, RunFailed) for event in events) == 2
+    if fault != "speechless":
+        (opening,) = [event.message for event in events if isinstance(event, Logged)]
+        assert opening == f"attempt 2 of 2: the run begins again at step 1; before: {last.message}"
 
 
 def test_a_kill_from_outside_is_taken_for_want_of_memory_and_tears_no_line(
@@ -270,7 +280,7 @@ def test_an_ask_saves_and_names_who_asked(volume: Volume, board: Board) -> None:
     assert answer["outcome"] == "stopped"
     last = volume.events(spec)[-1]
     assert isinstance(last, RunFinished)
-    assert last.reason == "asked by me at laptop"
+    assert (last.reason, last.ended_by) == ("asked by me at laptop", "")
     assert (volume.committed / spec.run_id / "checkpoints" / f"step-{last.steps}").is_dir()
 
 
@@ -330,6 +340,7 @@ def test_a_stalled_run_saves_and_ends(volume: Volume, board: Board) -> None:
     answer = train(make_spec("stalls", "modal.stall_minutes=0.01"), volume, board)
     assert answer["outcome"] == "stopped"
     assert answer["reason"].startswith("stalled: no new step")
+    assert answer["ended_by"] == "timeout"
 
 
 def test_time_before_the_first_step_is_no_stall_but_has_its_own_limit(
@@ -357,11 +368,43 @@ def test_the_cap_warns_saves_and_holds_for_all_attempts(
     answer = train(spec, volume, board)
     assert answer["outcome"] == "stopped"
     assert answer["reason"].startswith("the cap of $0.04 is reached")
+    last = volume.events(spec)[-1]
+    assert isinstance(last, RunFinished)
+    assert (last.reason, last.ended_by) == (answer["reason"], "budget")
     assert 0.03 < float(answer["spent_usd"]) < 0.04
     notices = [event for event in volume.events(spec) if isinstance(event, Logged)]
-    assert [notice.level for notice in notices] == ["warning"]
-    assert "of the cap of $0.04 are spent" in notices[0].message
-    assert notices[0].message in capfd.readouterr().err
+    assert [notice.level for notice in notices] == ["warning", "warning"]
+    assert notices[0].message.startswith("attempt 2 of 2: ")
+    assert "of the cap of $0.04 are spent" in notices[1].message
+    assert notices[1].message in capfd.readouterr().err
+
+
+def test_an_engine_and_a_commit_that_hang_together_keep_the_cap(
+    volume: Volume, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "_ENDING_SECONDS", 0.7)
+    monkeypatch.setattr(container, "_LEAST_COMMIT_SECONDS", 0.1)
+    spec = make_spec(
+        "hangs", "modal.cap_usd=0.04", "modal.stop_grace_seconds=0.2", usd_per_hour="36"
+    )
+    folder = volume.work / spec.run_id
+    folder.mkdir()
+    earlier = [{"started_at": 100.0, "seen_at": 102.0, "usd_per_hour": "36"}]
+    (folder / "spending.json").write_bytes(msgspec.json.encode(earlier))
+    freed = threading.Event()
+
+    def commit() -> None:
+        if has_step(volume, spec, 2)():
+            freed.wait(20)
+        volume.commit()
+
+    began = time.monotonic()
+    answer = train_attempt(spec, volume.work, commit, board, stand_in)
+    took = time.monotonic() - began
+    freed.set()
+    assert answer["outcome"] == "budget"
+    assert "it did not save in time" in answer["reason"]
+    assert took < 5  # two seconds were left, and this machine may be busy
 
 
 def test_an_expired_lease_ends_a_run_unless_it_is_extended(volume: Volume, board: Board) -> None:
@@ -392,6 +435,24 @@ def test_an_extended_lease_holds_for_a_container_that_cannot_reach_the_board(
 
     with once(is_at_it_again, interrupt), pytest.raises(KeyboardInterrupt):
         train(spec, volume, board)
+
+
+def test_a_lease_that_was_extended_before_a_container_began_is_waited_for(
+    volume: Volume, board: Board
+) -> None:
+    spec = make_spec("finishes", lease_until=1.0)
+    board.ask(spec, ControlAsk(lease_until=time.time() + 3600))
+    board.trouble = ConnectionError("no route")
+    refused = train(spec, volume, board)
+    assert refused["reason"].startswith("not started: the lease has expired")
+    tried = board.troubled
+    assert tried > 2
+
+    def heal() -> None:
+        board.trouble = None
+
+    with once(lambda: board.troubled > tried + 1, heal):
+        assert train(spec, volume, board)["outcome"] == "finished"
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b'{"lease_until":"x"}', b"\xff"])
@@ -469,7 +530,7 @@ def test_commits_that_fail_are_tried_again_and_block_nobody(
     committer = Committer(commit, period_seconds=60, retry_seconds=0.01)
     began = time.monotonic()
     committer.request()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
     wait_until(lambda: len(tried) > failures, "the retries")
     assert committer.close(5)
     assert capfd.readouterr().err.count("the network is down") == failures
@@ -583,6 +644,16 @@ def test_nothing_that_was_told_to_end_is_tried_again(kind: Any, status: int) -> 
         )
 
 
+def test_an_attempt_says_which_it_is_and_a_preemption_costs_no_retry() -> None:
+    crashed = ContainerTime(started_at=1, seen_at=2, usd_per_hour="1", reason="boom")
+    taken = ContainerTime(started_at=1, seen_at=2, usd_per_hour="1", taken_away=True)
+    assert attempt_words((), 3) == ""
+    assert attempt_words((crashed,), 1).startswith("attempt 2 of 2: ")
+    assert attempt_words((crashed,), 1).endswith("before: boom")
+    assert attempt_words((crashed, taken), 1).startswith("attempt 3 of 3: ")
+    assert attempt_words((taken,), 0).endswith("before: it ended without a word")
+
+
 @given(st.integers(-70, 255), st.lists(st.text(), max_size=3))
 def test_every_status_has_a_last_word(status: int, stderr: list[str]) -> None:
     word = last_word(status, stderr, None)
@@ -591,6 +662,17 @@ def test_every_status_has_a_last_word(status: int, stderr: list[str]) -> None:
     expected = "oom" if status in (-9, 137) else "killed" if status < 0 else None
     if expected and status != 1:
         assert word.kind == expected
+
+
+@pytest.mark.parametrize(
+    ("second", "ended_by"), [("", ""), ("\nbudget\n", "budget"), ("\nconfig", ""), ("\n", "")]
+)
+def test_a_stop_file_may_name_the_guard_rail_that_asks(
+    second: str, ended_by: str, tmp_path: Path
+) -> None:
+    stop = StopRequest(Emitter(None, None), tmp_path)
+    (tmp_path / "stop").write_text(f"why{second}")
+    assert (stop.reason(), stop.ended_by) == ("why", ended_by)
 
 
 def test_what_torchrun_says_of_its_worker_counts() -> None:

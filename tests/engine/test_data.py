@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -187,10 +186,9 @@ def test_a_repeat_inside_a_repeat_is_refused(pattern: str) -> None:
 
 
 def test_a_regex_sees_the_end_of_a_long_completion_only() -> None:
-    slow = Regex(pattern=r".*.*=x")  # quadratic: too clever for the guard, but bounded
-    began = time.perf_counter()
-    assert reward(slow, "y" * 1_000_000) == 0.0
-    assert time.perf_counter() - began < 5
+    # So even a pattern whose time is a power of what it searches is bounded.
+    all_of_it = Regex(pattern=rf"\A.{{{REGEX_CHARACTERS}}}\Z")
+    assert reward(all_of_it, "y" * 1_000_000) == 1.0
     assert reward(Regex(pattern="end$"), "x" * 2 * REGEX_CHARACTERS + "end") == 1.0
 
 

@@ -37,7 +37,7 @@ from tests.engine.conftest import SMOKE
 from tests.engine.engine_process import read_events, wait_until
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["composer_engine.__main__", "composer_engine.run"])
+_context.set_forkserver_preload(["tests.engine.warm"])
 STEPS = 4
 
 

@@ -20,6 +20,7 @@ from composer_engine.protocol import (
     AlertRaised,
     CheckpointSaved,
     Event,
+    Logged,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -404,10 +405,10 @@ def full_disk() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     save = module.Checkpoints.save
 
-    def limited(self: module.Checkpoints, step: int, write: object) -> None:
+    def limited(self: module.Checkpoints, step: int, write: Any, **more: bool) -> None:
         limit = 65_536 if step == 3 else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        save(self, step, write)  # type: ignore[arg-type]  # stands in for a method
+        save(self, step, write, **more)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
     module.Checkpoints.save = limited  # type: ignore[method-assign]  # a disk that fills up, inside a real engine
@@ -416,11 +417,19 @@ def full_disk() -> None:
 # ---------------------------------------------------------------- refused before it begins
 
 
+def given_an_opening() -> None:
+    os.environ["COMPOSER_OPENING"] = "attempt 2 of 2"
+
+
 def test_a_bad_configuration_is_refused_by_field(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text('[optimizer]\nsteps = "many"\nlearning_rat = 1\n', "utf-8")
-    last = refused(start(config=config), "optimizer.steps", "optimizer.learning_rat")
+    engine = start(config=config, before=given_an_opening)
+    last = refused(engine, "optimizer.steps", "optimizer.learning_rat")
     assert "bad.toml:2" in last.message
+    first = engine.events()[0]
+    assert isinstance(first, Logged)
+    assert first.message == "attempt 2 of 2"
 
 
 def test_bad_rows_are_all_named_before_any_model_is_loaded(start: Start, tmp_path: Path) -> None:

@@ -53,10 +53,6 @@ def test_the_replayed_traces_are_learnt(smoke: Finished) -> None:
     assert margin > 0
 
 
-def test_the_150_steps_take_less_than_30_seconds(smoke: Finished) -> None:
-    assert smoke.steps[-1].time - smoke.steps[0].time < 30
-
-
 def test_a_step_says_everything_it_measured(smoke: Finished) -> None:
     step = smoke.steps[0]
     assert step.channels.grpo is not None
@@ -100,7 +96,7 @@ def test_a_channel_with_nothing_to_learn_is_null_and_never_zero(smoke: Finished)
 def test_the_phases_come_in_order(smoke: Finished) -> None:
     phases = [event.phase for event in smoke.events if isinstance(event, PhaseChanged)]
     assert phases[:3] == ["loading", "warming", "training"]
-    assert phases[3:] == ["saving", "training"] * 3
+    assert phases[3:] == ["saving", "training", "saving", "training", "saving"]
 
 
 def test_the_start_names_the_run(smoke: Finished) -> None:

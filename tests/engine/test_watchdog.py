@@ -14,7 +14,10 @@ from composer_engine.spending import Spending
 from composer_engine.watchdog import (
     Facts,
     cost_usd,
+    left_seconds,
+    saving_seconds,
     spent_usd,
+    timeout_is_cap,
     timeout_seconds,
     verdict,
     warning,
@@ -44,7 +47,11 @@ def reason(facts: Facts, seconds: float) -> str:
 
 def test_saving_begins_so_that_the_cap_still_pays_for_it() -> None:
     assert reason(FACTS, 29 * 60 - 1) == ""
-    assert reason(FACTS, 29 * 60) == "the cap of $2.00 is reached: $1.93"
+    assert reason(FACTS, 29 * 60) == (
+        "the cap of $2.00 is reached: $1.93 spent, the rest is kept for saving"
+    )
+    assert reason(facts(ending_seconds=30), 28 * 60 + 30).startswith("the cap")
+    assert reason(facts(ending_seconds=30), 28 * 60 + 29) == ""
 
 
 def test_what_earlier_attempts_cost_counts() -> None:
@@ -77,6 +84,27 @@ def test_a_run_saves_before_modal_ends_its_attempt() -> None:
     assert reason(limited, 539) == ""
     assert reason(limited, 540) == "the attempt's time of 10 min is up"
     assert reason(facts(limit_seconds=60.0), 30) == "the attempt's time of 1 min is up"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(45.0, "45 s"), (0.6, "0.6 s"), (194, "3 min 14 s"), (3600, "1 h"), (7500.4, "2 h 5 min")],
+)
+def test_a_time_is_told_as_people_say_it(seconds: float, words: str) -> None:
+    limited = facts(limit_seconds=seconds, cap_usd=Decimal(1000))
+    assert reason(limited, 9000) == f"the attempt's time of {words} is up"
+
+
+def test_a_limit_that_the_cap_made_is_told_as_the_cap() -> None:
+    # Whole seconds: Modal's limit is a moment before the cap itself.
+    limited = facts(limit_seconds=1799.0, limit_is_cap=True)
+    found = verdict(limited, START + 1739)
+    assert found is not None
+    assert found.kind == "budget"
+    assert found.reason.startswith("the cap of $2.00 is reached: $1.93 spent")
+    asked = spec("4", "modal.cap_usd=2", "modal.timeout_seconds=600")
+    assert not timeout_is_cap(asked)
+    assert timeout_is_cap(spec("4", "modal.cap_usd=2", "modal.timeout_seconds=7200"))
 
 
 def test_before_its_first_step_only_the_time_to_come_up_counts() -> None:
@@ -125,6 +153,32 @@ def test_once_ended_it_stays_ended_and_the_cap_is_never_passed(
         assert verdict(given_facts, START + seconds + more)
     else:
         assert spent_usd(given_facts, START + seconds) < cap
+
+
+@given(
+    st.decimals("0.01", "100", places=4),
+    st.floats(0.05, 100),
+    st.floats(0, 600),
+    st.floats(0, 1),
+    st.sampled_from([float("inf"), 86400.0, 600.0]),
+)
+def test_an_engine_that_never_obeys_is_gone_before_the_cap_is_spent(
+    rate: Decimal, cap: float, grace: float, part: float, limit: float
+) -> None:
+    """At the latest moment that it may be told to end, and at any earlier one."""
+    given_facts = facts(
+        usd_per_hour=rate, cap_usd=Decimal(str(cap)), grace_seconds=grace, ending_seconds=30.0,
+        stall_seconds=float("inf"), limit_seconds=limit,
+    )  # fmt: skip
+    until_cap = cap * 3600 / float(rate)
+    last = max(until_cap - grace - 30, until_cap / 2)
+    told = START + min(last, max(limit - grace - 30, limit / 2)) * part
+    saved = told + saving_seconds(given_facts, told)
+    assert told <= saved <= told + grace + 1e-6
+    left = left_seconds(given_facts, saved)
+    assert left >= min(30.0, (until_cap - last) / 2, (limit - (told - START)) / 2) - 1e-3
+    assert float(spent_usd(given_facts, saved + left)) <= cap + 1e-6  # a clock has so many digits
+    assert saved + left <= START + limit + 1e-3
 
 
 @given(st.floats(-1e6, 0))

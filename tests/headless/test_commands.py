@@ -189,9 +189,13 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -
 
 
 def test_what_cannot_run_as_asked_has_status_2(tmp_path: Path) -> None:
-    done = call("run", "smoke", "--set", "data.path=/no/such.jsonl", runs=tmp_path)
+    settings = ("--set", "data.path=/no/such.jsonl", "--set", "model.path=/no/model")
+    done = call("run", "smoke", *settings, runs=tmp_path / "runs")
     assert done.returncode == 2
-    assert "cannot read /no/such.jsonl" in done.stdout.decode()
+    data, model = done.stderr.decode().splitlines()
+    assert data.startswith("composer-tui: data.path: cannot read /no/such.jsonl")
+    assert model.startswith("composer-tui: model.path: /no/model is not a folder")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_export_that_cannot_be_written_gets_one_clear_line(

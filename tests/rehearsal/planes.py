@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from modal_proto.api_grpc import ModalClientStub
 
 from composer_tui.rehearsal.chaos import Chaos
 from composer_tui.rehearsal.control_plane import ControlPlane
+from tests.rehearsal import warm
 
 PATIENCE_SECONDS = 60.0
 TOKEN_ID, TOKEN_SECRET = "ak-rehearsed", "as-rehearsed"
@@ -82,15 +82,8 @@ class RunningPlane:
 
     def cli(self, *arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
         """Runs Modal's command line."""
-        return subprocess.run(
-            [sys.executable, "-m", "modal", *arguments],
-            env=self.environ(),
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        where = cwd or Path.cwd()
+        return warm.run(["-m", "modal", *arguments], self.environ(), where, PATIENCE_SECONDS)
 
     @contextmanager
     def client(self) -> Iterator[modal.Client]:

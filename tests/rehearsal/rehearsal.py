@@ -17,9 +17,29 @@ from modal_proto import api_grpc, api_pb2
 
 from composer_tui.rehearsal import process
 from composer_tui.rehearsal.connection import Connection
+from tests.rehearsal import warm
 
 MODAL = [sys.executable, "-m", "modal"]
 SECONDS = 60.0  # nothing here takes so long; a hang ends
+
+
+_APPS = """
+import modal, sys
+
+gpu, *names = sys.argv[1:]
+for name in names:
+    app = modal.App(name, include_source=False)
+    if gpu:
+        @app.function(gpu=gpu, serialized=True, timeout=600)
+        def work():
+            import time
+            print("working", flush=True)
+            time.sleep(300)
+    with app.run(detach=True):
+        if gpu:
+            work.spawn()
+        print(app.app_id, flush=True)
+"""
 
 
 class Rehearsal:
@@ -44,15 +64,7 @@ class Rehearsal:
 
     def modal(self, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
         """The command line, to its end."""
-        return subprocess.run(
-            [*MODAL, *arguments],
-            env=self.environ(**extra),
-            cwd=self.root,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        return warm.run(["-m", "modal", *arguments], self.environ(**extra), self.root, SECONDS)
 
     def json(self, *arguments: str) -> Any:
         """What the command line prints with ``--json``."""
@@ -62,17 +74,15 @@ class Rehearsal:
 
     def script(self, path: Path, *arguments: str, **extra: str) -> str:
         """What a user's program prints, that uses the library."""
-        done = subprocess.run(
-            [sys.executable, str(path), *arguments],
-            env=self.environ(**extra),
-            cwd=path.parent,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        done = warm.run([str(path), *arguments], self.environ(**extra), path.parent, SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def start_apps(self, *names: str, gpu: str = "") -> list[str]:
+        """The ids of detached apps, each of which is at work on a GPU if one is named."""
+        path = self.root / "start_apps.py"
+        path.write_text(_APPS)
+        return self.script(path, gpu, *names).split()
 
     def call(self, rpc: str, request: Any, headers: dict[str, str | None] | None = None) -> Any:
         """One RPC as the wire has it, with the client's headers but for those given."""
@@ -122,11 +132,12 @@ class Rehearsal:
 
 
 def wait_until(is_so: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Waits for it to be true, and answers what it was."""
-    deadline = time.monotonic() + seconds
+    """Waits for it to be true, and answers what it was. What takes long is asked less often."""
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not (answer := is_so()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.2, pause * 1.3)
     return answer
 
 

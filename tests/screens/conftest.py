@@ -48,10 +48,11 @@ class Stage:
         await self.pilot.press(*keys)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.02
         while not condition():
             assert time.monotonic() < deadline, f"it never came; on show:\n{self.shown}"
-            await self.pilot.pause(0.02)
+            await self.pilot.pause(pause)
+            pause = min(0.2, pause * 1.3)  # to look at all of a screen is work
 
     async def until_shown(self, *words: str) -> None:
         await self.until(lambda: all(word in self.shown for word in words))

@@ -222,7 +222,9 @@ async def test_stops_are_followed_on_every_screen_until_they_are_verified(opened
         tell(stage, AppStopTold(replace(told, stage="alarm", seconds=125)))
         for key in ("1", "2", "3"):
             await stage.press(key)
-            await stage.until_shown("ap-a STILL THERE after 2m05s", "c copies", "$4.12/h")
+            await stage.until_shown(
+                "ap-a STILL THERE after 2m05s", "c copies what to do", "$4.12/h"
+            )
         await stage.press("c")
         copied = stage.app.clipboard
         assert "ap-a" in copied

@@ -1,8 +1,6 @@
 """The app and Modal, end to end: real helpers, a real control plane, real containers."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,29 +8,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from composer_tui.cloud.ledger import connection_file
+from composer_tui.rehearsal import process
 from composer_tui.runs.store import RunStore
 from tests.rehearsal.rehearsal import Rehearsal, rehearsal, wait_until
 from tests.screens.conftest import Opening, Stage, soon
 from tests.screens.test_launch_screen import choose_target
 
 _STOPPED = 5
-_APPS = """
-import modal, sys
-
-def start(name):
-    app = modal.App(name, include_source=False)
-    @app.function(gpu="H100", serialized=True, timeout=600)
-    def work():
-        import time
-        print("working", flush=True)
-        time.sleep(300)
-    with app.run(detach=True):
-        work.spawn()
-        print(app.app_id, flush=True)
-
-for name in sys.argv[1:]:
-    start(name)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +33,6 @@ def account(plane: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
     return environ
 
 
-def start_apps(plane: Rehearsal, *names: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _APPS, *names],
-        env=plane.environ(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return done.stdout.split()
-
-
 async def until_soon(stage: Stage, *words: str) -> None:
     """The same as `until_shown`, for what has to go through processes and a control plane."""
     deadline = time.monotonic() + 60
@@ -73,7 +44,7 @@ async def until_soon(stage: Stage, *words: str) -> None:
 async def test_what_is_live_is_listed_with_its_price_and_ends_verified(
     opened: Opening, plane: Rehearsal, account: dict[str, str]
 ) -> None:
-    app_ids = start_apps(plane, "forgotten-a", "forgotten-b")
+    app_ids = plane.start_apps("forgotten-a", "forgotten-b", gpu="H100")
     async with opened(size=(120, 40), start="apps", environ=account) as stage:
         await until_soon(stage, "forgotten-a", "forgotten-b", "2 apps", "H100")
         await stage.press("space", "down", "space", "K")
@@ -105,6 +76,7 @@ async def test_a_rehearsal_is_launched_from_the_form_and_stopped_from_the_monito
         await until_soon(stage, "failed")
         await soon(lambda: '"ended": true' in text(folder.cloud_path))
     containers = [one for one in psutil.process_iter() if is_container_of(one, folder.path)]
+    process.stop(connection_file(folder.run_id))
     assert not containers
 
 

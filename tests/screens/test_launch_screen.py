@@ -175,6 +175,16 @@ async def test_a_run_on_modal_shows_its_fields_its_price_and_its_bound(
         assert "at most $2.00" not in stage.shown
 
 
+async def test_a_machine_without_a_token_says_so_before_f5(opened: Opening) -> None:
+    async with opened(size=(120, 40)) as stage:
+        await stage.until_shown("ready to launch")
+        await choose_target(stage, "modal")
+        await stage.until_shown("this machine has no Modal token", "modal token new")
+        assert "ready to launch" not in stage.shown
+        await choose_target(stage, "rehearsal")
+        await stage.until_shown("ready to launch")
+
+
 async def test_a_slim_window_has_no_plan_but_the_price(opened: Opening) -> None:
     async with opened(size=(60, 24)) as stage:
         await stage.until_shown("Launch")
@@ -225,6 +235,24 @@ async def test_a_mistake_in_a_field_of_modal_is_never_hidden(opened: Opening) ->
         await stage.until_shown("1 field needs another value", "cap usd")
         await stage.press("f5")
         await stage.until(lambda: field(stage, "modal.cap_usd").control.has_focus)
+
+
+async def test_data_that_cannot_be_trained_on_is_told_in_its_field_until_it_is_changed(
+    opened: Opening, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.jsonl").write_bytes(b'{"prompt":"x","answer":"y"}\n{"answer":"y"}\n')
+    async with opened(size=(120, 40)) as stage:
+        await stage.until_shown("ready to launch")
+        await type_into(stage, "data.path", "r.jsonl")
+        await stage.press("f5")
+        await stage.until_shown("it cannot be run so", "r.jsonl line 2: prompt: missing")
+        told = field(stage, "data.path")
+        assert told.error == "r.jsonl line 2: prompt: missing"
+        assert told.control.has_focus
+        assert store.folders() == []
+        await stage.press("x")
+        await stage.until(lambda: not told.error)
 
 
 async def test_a_missing_engine_is_answered_with_the_one_command(

@@ -67,6 +67,14 @@ def test_the_three_weights_are_three_names_with_their_documented_defaults() -> N
         ("optimizer.micro_batches=5", "must divide the 32 completions"),
         ("optimizer.warmup_steps=151", "more than the run's 150 steps"),
         ("optimizer.steps", "has no '='"),
+        ("=3", "'=3' names no field"),
+        ("modal=1", "is a section; its fields are gpu, "),
+        ("modal.gpus=1", "did you mean modal.gpu?"),
+        ("loss.zzz=1", "those of loss are sdpo_weight, "),
+        ("modal.gpu=none, L4", "none means CPU only"),
+        ("modal.gpu=H 100", "cannot be 'H 100': H100, or H100:2 for two"),
+        ("modal.runs_volume=a b", "letters, digits, '.', '_' and '-'"),
+        ("modal.cap_usd=-1", "expected a number > 0, not '-1'"),
     ],
 )
 def test_a_bad_setting_gets_one_line_that_names_it(setting: str, words: str) -> None:
@@ -74,6 +82,17 @@ def test_a_bad_setting_gets_one_line_that_names_it(setting: str, words: str) -> 
     assert words in said
     assert "\n" not in said
     assert said.startswith("--set")
+    field = setting.partition("=")[0]
+    assert said.count(field + ":") <= 1
+
+
+@pytest.mark.parametrize("words", ["", "none", "CPU", " None "])
+def test_no_gpu_can_be_asked_for_in_plain_words(words: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(f'[modal]\ngpu = "{words}"\n')
+    assert load("smoke", None, [f"modal.gpu={words}"]).modal.gpu == ()
+    assert load("smoke", file).modal.gpu == ()
+    assert load("smoke", None, ["modal.gpu=L4, H100:2"]).modal.gpu == ("L4", "H100:2")
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])

@@ -76,6 +76,11 @@ def test_an_event_of_a_newer_version_keeps_its_place_in_the_sequence() -> None:
     assert "dreamt" in read.reason
 
 
+def test_an_end_that_an_older_version_wrote_was_nobody_s_guard_rail() -> None:
+    line = b'{"event":"run_finished","seq":3,"time":1.0,"steps":2,"stopped_early":true}'
+    assert decode(line) == RunFinished(seq=3, time=1.0, steps=2, stopped_early=True, ended_by="")
+
+
 def test_a_field_of_a_newer_version_is_passed_over() -> None:
     line = b'{"event":"logged","seq":3,"time":1.0,"level":"info","message":"hi","mood":"good"}'
     assert decode(line) == Logged(seq=3, time=1.0, level="info", message="hi")

@@ -15,6 +15,7 @@ from composer_engine.protocol import (
     RunFinished,
     Unrecognized,
 )
+from composer_tui.headless.status import exit_status
 from composer_tui.runs.state import (
     ALERTS_KEPT,
     ENDED,
@@ -26,6 +27,8 @@ from composer_tui.runs.state import (
     advance,
     advance_all,
 )
+from composer_tui.runs.words import finished_words, state_words
+from composer_tui.widgets.status import status_of
 from tests.runs import EPOCH, numbered, started, step, whole_run
 from tests.strategies import events
 
@@ -126,6 +129,25 @@ def test_a_run_that_was_stopped_is_not_finished() -> None:
     assert state.life == "stopped"
     assert state.finish
     assert state.finish.reason == "asked"
+
+
+def test_a_run_that_a_guard_rail_stopped_says_which_and_gates_a_job() -> None:
+    asked = RunFinished(steps=1, stopped_early=True, reason="asked: enough")
+    capped = RunFinished(
+        steps=1, stopped_early=True, reason="the cap of $0.05 is reached: $0.04", ended_by="budget"
+    )
+    person, rail = (
+        advance_all(RunState(), numbered([started(), step(1), end])) for end in (asked, capped)
+    )
+    assert (person.life, person.guard_rail, exit_status(person)) == ("stopped", "", 0)
+    assert (rail.life, exit_status(rail)) == ("stopped", 3)
+    assert state_words(rail) == "stopped: the cap of $0.05 is reached"
+    assert finished_words(asked, "4s") == "stopped early after 1 steps in 4s: asked: enough"
+    assert finished_words(capped).startswith("stopped by a guard rail after 1 steps: the cap")
+    assert status_of(rail.life, ended_by="budget").word == "cap hit"
+    assert status_of(rail.life).word == "stopped"
+    again = advance(rail, numbered([started(2)], first=3)[0])
+    assert (again.guard_rail, exit_status(again)) == ("", 0)
 
 
 def test_a_failure_before_the_start_is_a_failure() -> None:

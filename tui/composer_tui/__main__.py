@@ -13,7 +13,21 @@ def main() -> None:
         status = _open() if len(sys.argv) == 1 else _command()
     except KeyboardInterrupt:
         status = 130
+    if "modal" in sys.modules:
+        _leave_modal(status)
     sys.exit(status)
+
+
+def _leave_modal(status: int) -> None:
+    """At the end of a process modal's client waits for its event loop, which may stand still, and
+    whatever is still asked of it prints a traceback. All that counts is written by now.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more
+            continue
+    os._exit(status)
 
 
 def _open() -> int:

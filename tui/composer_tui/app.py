@@ -8,8 +8,7 @@ top one `Moment`. Nothing happens per event, and a screen that is not on top cos
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,13 +18,9 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from composer_engine.cloud_spec import app_name
-from composer_engine.config import RunConfig
+from composer_engine.config import ConfigError
 from composer_tui.cloud.accounts import Accounts, has_own_account
-from composer_tui.cloud.ledger import known_ref
-from composer_tui.cloud.owner import owner_tag
-from composer_tui.cloud.wire import App as CloudApp
-from composer_tui.cloud.wire import Apps, StopProgress
+from composer_tui.cloud.wire import Apps
 from composer_tui.messages import (
     AppsListed,
     AppsRefreshAsked,
@@ -50,14 +45,18 @@ from composer_tui.runners.replay import ReplayRunner
 from composer_tui.runners.stop import Stop
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.sanitise import clean
-from composer_tui.runs.state import RunState
-from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
 from composer_tui.screens.base import BaseScreen, Moment
-from composer_tui.screens.cloud_desk import GLANCE_SECONDS, LOOK_SECONDS, AppsStop, CloudDesk
-from composer_tui.screens.fleet import Fleet, StopFacts
+from composer_tui.screens.cloud_desk import (
+    GLANCE_SECONDS,
+    LOOK_SECONDS,
+    AppsStop,
+    CloudDesk,
+    refusal,
+)
+from composer_tui.screens.fleet import Fleet
 from composer_tui.screens.monitor import MonitorScreen
-from composer_tui.screens.run_cost import app_of
+from composer_tui.screens.stopping import Stopping
 from composer_tui.screens.themes import DARK, LIGHT, chart_colours
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.glyphs import glyphs_for
@@ -136,17 +135,22 @@ class ComposerApp(App[None]):
         )
         self._fleet = Fleet(runner, self._desk.accounts)
         self._watch: Watch | None = None
-        self._stopping: set[str] = set()
         self._alarms: dict[str, str] = {}
         self._stop_words = ""
         self._apps: Apps | None = None
-        self._kills: dict[str, StopProgress] = {}
-        self._owner = owner_tag()
         self._rates: Rates | None = None
-        self._quits_when_stopped = False
+        self._stopping = Stopping(
+            self,
+            store,
+            self._fleet,
+            self._desk,
+            self._alarms,
+            watched=lambda: self._watch,
+            listed=lambda: self._apps,
+            readonly=readonly,
+        )
         self._listing = False
         self._styled_by: object = None
-        self._stops: list[Stop] = []
         self._settled_at = self._listed_at = self._interrupted_at = 0.0
         self.register_theme(DARK)
         self.register_theme(LIGHT)
@@ -217,10 +221,7 @@ class ComposerApp(App[None]):
 
     def stops_under_way(self) -> list[Stop | AppsStop]:
         """The stops whose outcome nobody has been shown."""
-        return [
-            *(stop for stop in self._stops if not stop.shown),
-            *self._desk.stops_under_way(),
-        ]
+        return self._stopping.under_way()
 
     def let_cloud_go(self) -> None:
         """Nothing more is asked of Modal. Runs go on."""
@@ -281,11 +282,11 @@ class ComposerApp(App[None]):
             now,
             self._watch,
             self._fleet.live,
-            frozenset(self._stopping),
+            self._stopping.runs,
             tuple(self._alarms.values()),
             self._stop_words,
             self._apps,
-            self._kills,
+            self._stopping.apps,
             self.readonly,
             self._rates,
         )
@@ -294,9 +295,8 @@ class ComposerApp(App[None]):
         if self._watch is not None:
             self._watch.renew()
         for run_id in self._fleet.settle():
-            self._stopping.discard(run_id)
-            self._alarms.pop(run_id, None)
-        if self._quits_when_stopped and not self._fleet.outliving():
+            self._stopping.is_over(run_id)
+        if self._stopping.then_quit and not self._fleet.outliving():
             self._leave()
 
     # ---- runs ----
@@ -321,6 +321,9 @@ class ComposerApp(App[None]):
         # In the main thread: the engine asks to be told when the thread that spawned it ends.
         try:
             handle = self._runner.start(message.config)
+        except ConfigError as error:
+            self._launch_refused(refusal(error))
+            return
         except EngineMissing as error:
             self._refuse("the engine is not installed", str(error))
             return
@@ -343,6 +346,8 @@ class ComposerApp(App[None]):
     @on(LaunchRefused)
     def _launch_refused(self, message: LaunchRefused) -> None:
         self._refuse(message.title, message.words)
+        if isinstance(self._top, BaseScreen):
+            self._top.blame(message.problems)
 
     def _refuse(self, title: str, words: str) -> None:
         if isinstance(self._top, BaseScreen):
@@ -387,17 +392,37 @@ class ComposerApp(App[None]):
 
     # ---- stopping ----
 
-    def _known_state(self, run_id: str) -> RunState | None:
-        """What the watch knows of a run; None when another one is watched."""
-        watch = self._watch
-        return watch.feed.state if watch is not None and watch.run_id == run_id else None
-
     @on(StopAsked)
     def _stop_asked(self, message: StopAsked) -> None:
-        if self._cloud_app(message.run_id) is None:
-            self._ask_to_stop([message.run_id])
-        else:
-            self._ask_to_kill([], [message.run_id])
+        self._stopping.ask_for_run(message.run_id)
+
+    @on(KillAsked)
+    def _kill_asked(self, message: KillAsked) -> None:
+        self._stopping.ask_for_apps(message.app_ids)
+
+    @on(AppsStopAsked)
+    def _apps_stop_asked(self, message: AppsStopAsked) -> None:
+        self._stopping.stop_apps(message)
+
+    @on(StopEnded)
+    def _stop_ended(self, message: StopEnded) -> None:
+        stop = message.ended
+        self._stopping.ended(stop)
+        if stop.ended:
+            is_watched = self._watch is not None and self._watch.run_id == stop.run_id
+            if is_watched and isinstance(self._top, MonitorScreen):
+                self._stop_words = stop.words  # it has a line for the run that it shows
+            else:
+                self.notify(f"{stop.run_id} {stop.words}", markup=False)
+        self._settle()
+
+    @on(AppStopTold)
+    def _app_stop_told(self, message: AppStopTold) -> None:
+        stop = message.progress
+        self._stopping.told(stop)
+        if stop.stage == "gone" and self._apps is not None:  # the list is older than this
+            left = tuple(app for app in self._apps.apps if app.app_id != stop.app_id)
+            self._apps = msgspec.structs.replace(self._apps, apps=left)
 
     # ---- apps on Modal ----
 
@@ -410,18 +435,6 @@ class ComposerApp(App[None]):
     def _apps_refresh_asked(self) -> None:
         self._desk.look_now(time.time())
 
-    @on(AppsStopAsked)
-    def _apps_stop_asked(self, message: AppsStopAsked) -> None:
-        apps = []
-        for app in message.app_ids:
-            run = self._fleet.cloud_run(app)
-            if run is not None and run.ref is not None and not run.ref.app_id:
-                self._stop(run.folder.run_id, message.mode)  # it is still being launched
-            else:
-                apps.append(app)
-        if apps:
-            self._desk.stop(apps, message.mode, message.grace_seconds)
-
     @on(LeaseAsked)
     def _lease_asked(self, message: LeaseAsked) -> None:
         self._desk.extend(message.app_id, message.minutes)
@@ -431,156 +444,6 @@ class ComposerApp(App[None]):
         if message.until is None:
             self._refuse("the lease was not extended", message.words)
         self._desk.look_now(time.time())
-
-    @on(AppStopTold)
-    def _app_stop_told(self, message: AppStopTold) -> None:
-        stop = message.progress
-        self._kills[stop.app_id] = stop
-        if stop.stage == "gone":
-            if self._apps is not None:  # the list is older than this
-                left = tuple(app for app in self._apps.apps if app.app_id != stop.app_id)
-                self._apps = msgspec.structs.replace(self._apps, apps=left)
-            self.set_timer(_GONE_SECONDS, partial(self._forget_stop, stop))
-
-    def _forget_stop(self, stop: StopProgress) -> None:
-        if self._kills.get(stop.app_id) is stop:
-            del self._kills[stop.app_id]
-
-    @on(KillAsked)
-    def _kill_asked(self, message: KillAsked) -> None:
-        self._ask_to_kill(message.app_ids)
-
-    def _cloud_app(self, run_id: str) -> CloudApp | None:
-        """The app of a run on Modal, as it is listed or as its folder knows it; None for others."""
-        from composer_tui.screens.kill_facts import app_of_ref
-
-        listed = app_of(run_id, self._apps)
-        folder = RunFolder(self._store.root / run_id)
-        if listed is not None or not folder.cloud_path.exists():
-            return listed
-        try:
-            ref, config = known_ref(folder), folder.read_record().config
-        except DamagedFolder:
-            return None
-        state = self._known_state(run_id) or RunState()
-        return None if ref.ended else app_of_ref(ref, run_id, config, state)
-
-    def _as_watched(self, app: CloudApp) -> CloudApp:
-        """The app with what its run has said since it was listed, where it is the watched one."""
-        watch = self._watch
-        if watch is None or app.run_id not in (watch.run_id, app_name(watch.run_id)):
-            return app
-        last, saved = watch.feed.state.last, watch.feed.state.checkpoint
-        if last is None or last.step <= app.step:
-            return app
-        return msgspec.structs.replace(
-            app,
-            step=last.step,
-            last_step_at=last.time,
-            checkpoint_step=saved.step if saved else app.checkpoint_step,
-        )
-
-    def _ask_to_kill(
-        self, app_ids: Sequence[str] | None, run_ids: Sequence[str] = (), *, then_quit: bool = False
-    ) -> None:
-        """Ask whether to stop apps and runs, with None everything that this program launched.
-
-        The app of a run on Modal need not be listed.
-        """
-        from composer_tui.screens.end_dialog import EndDialog
-        from composer_tui.screens.kill_dialog import KillDialog
-        from composer_tui.screens.kill_facts import KillAnswer, KillSheet, kill_sheet
-
-        everything = app_ids is None
-
-        def ask() -> KillSheet:
-            apps = self._apps or Apps()
-            wanted = self._fleet.outliving() if everything else run_ids
-            own = {run: app for run in wanted if (app := self._cloud_app(run)) is not None}
-            unlisted = tuple(app for app in own.values() if app not in apps.apps)
-            live = tuple(self._as_watched(app) for app in (*apps.apps, *unlisted))
-            apps = Apps(apps=live, as_of=apps.as_of, problem=apps.problem)
-            here = [
-                facts
-                for run in wanted
-                if run not in own
-                and (facts := self._fleet.stop_facts(run, self._known_state(run))) is not None
-            ]
-            ids = None if app_ids is None else [*app_ids, *(app.app_id for app in own.values())]
-            return kill_sheet(apps, ids, time.time(), self._config_of, here, self._owner)
-
-        def answered(answer: KillAnswer | None) -> None:
-            if answer is None:
-                return
-            self._quits_when_stopped = then_quit
-            if answer.app_ids:
-                self.post_message(AppsStopAsked(answer.app_ids, answer.mode, answer.grace_seconds))
-            for run in answer.run_ids:
-                self._stop(run, answer.mode)
-
-        if isinstance(self.screen, EndDialog):
-            return  # the key came twice, before the first dialog was there
-        if self.readonly:
-            self.notify("this program is read-only: it stops nothing", markup=False)
-        elif not ask().things:
-            self.notify("there is nothing to stop", markup=False)
-        else:
-            self.push_screen(KillDialog(ask), answered)
-
-    def _config_of(self, app: CloudApp) -> RunConfig | None:
-        """The configuration of an app's run when its folder is here."""
-        wanted = app.run_id  # from a tag, which anybody can write: it becomes no path
-        here = (run for run in self._store.run_ids() if wanted in {run, app_name(run)})
-        run_id = next(here, "") if wanted else ""
-        if not run_id:
-            return None
-        try:
-            return RunFolder(self._store.root / run_id).read_record().config
-        except DamagedFolder:
-            return None
-
-    def _ask_to_stop(self, run_ids: Sequence[str], *, then_quit: bool = False) -> None:
-        def ask() -> list[StopFacts]:
-            found = [self._fleet.stop_facts(run, self._known_state(run)) for run in run_ids]
-            return [facts for facts in found if facts is not None]
-
-        if not ask():
-            self.notify("this run has ended: there is nothing to stop", markup=False)
-            return
-
-        def stop(mode: StopMode | None) -> None:
-            if mode is not None:
-                self._quits_when_stopped = then_quit
-                for facts in ask():
-                    self._stop(facts.run_id, mode)
-
-        from composer_tui.screens.stop_dialog import StopDialog
-
-        self.push_screen(StopDialog(ask), stop)
-
-    def _stop(self, run_id: str, mode: StopMode) -> None:
-        handle = self._fleet.get(run_id)
-        if handle is None:
-            return
-        self._stopping.add(run_id)
-        self._alarms.pop(run_id, None)
-        stop = Stop(handle, mode, lambda ended: self.post_message(StopEnded(ended)))
-        self._stops.append(stop)
-        stop.start()
-
-    @on(StopEnded)
-    def _stop_ended(self, message: StopEnded) -> None:
-        stop = message.ended
-        stop.shown = True
-        self._stopping.discard(stop.run_id)
-        if not stop.ended:
-            self._quits_when_stopped = False
-            self._alarm(stop.run_id, stop.words)
-        elif isinstance(self._top, MonitorScreen) and self._known_state(stop.run_id) is not None:
-            self._stop_words = stop.words  # the monitor has a line for the run that it shows
-        else:
-            self.notify(f"{stop.run_id} {stop.words}", markup=False)
-        self._settle()
 
     def _alarm(self, key: str, words: str) -> None:
         self._alarms[key] = words
@@ -602,29 +465,7 @@ class ComposerApp(App[None]):
 
     async def action_quit(self) -> None:
         """Quit; while runs are live, ask what becomes of them."""
-        from composer_tui.screens.quit_dialog import QuitAnswer, QuitDialog
-
-        found = [
-            self._fleet.live_run(run, self._known_state(run)) for run in self._fleet.outliving()
-        ]
-        runs = [run for run in found if run is not None]
-        if not runs:
-            self._leave()
-            return
-
-        def answered(answer: QuitAnswer | None) -> None:
-            if answer == "leave":
-                self._leave()
-            elif answer == "stop":
-                ids = [run.run_id for run in runs]
-                on_modal = any(self._cloud_app(run) is not None for run in ids)
-                if on_modal:
-                    self._ask_to_kill([], ids, then_quit=True)
-                else:
-                    self._ask_to_stop(ids, then_quit=True)
-
-        if not isinstance(self.screen, QuitDialog):
-            self.push_screen(QuitDialog(runs, readonly=self.readonly), answered)
+        self._stopping.ask_before_quitting(self._leave)
 
     def action_interrupt(self) -> None:
         """Quit at the second ctrl+c; the runs go on."""
@@ -661,7 +502,7 @@ class ComposerApp(App[None]):
             yield SystemCommand(
                 "Stop everything (panic)",
                 "Ask whether to stop all that this program launched, on Modal and here",
-                lambda: self._ask_to_kill(None),
+                lambda: self._stopping.ask_for_apps(None),
             )
         yield SystemCommand("Help", "The focused pane, and the keys (?)", self.action_help)
         yield SystemCommand("Theme", "Other colours", self.action_change_theme)

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from composer_tui.cli_cloud import containers, logs, rehearsal, secrets, volumes
+from composer_tui.cli_cloud import (
+    containers,
+    in_environment,
+    logs,
+    rehearsal,
+    secrets,
+    volumes,
+)
 from composer_tui.readonly import READONLY_VARIABLE, is_readonly
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ class Number(click.FloatRange):
 
 
 class UsageProblem(click.ClickException):
-    """Something that the user can mend: one line, exit status 2."""
+    """Something that the user can mend: a line for each problem, exit status 2."""
 
     exit_code = USAGE_STATUS
 
@@ -54,8 +61,8 @@ def run_command_line(arguments: Sequence[str]) -> int:
     try:
         status = cli.main(list(arguments), prog_name="composer-tui", standalone_mode=False)
     except click.ClickException as problem:
-        line = " ".join(problem.format_message().split())
-        click.echo(f"composer-tui: {line}", err=True)
+        for line in problem.format_message().splitlines():
+            click.echo(f"composer-tui: {' '.join(line.split())}", err=True)
         return problem.exit_code
     except click.Abort:
         return INTERRUPTED_STATUS
@@ -226,7 +233,7 @@ def run(
             return 0
         handle = _runner(context, target, chaos).start(config)
     except ConfigError as error:
-        raise UsageProblem("; ".join(map(str, error.problems))) from None
+        raise UsageProblem(str(error)) from None
     except (EngineMissing, LaunchFailed) as problem:
         raise UsageProblem(str(problem)) from None
     return launch(handle, as_json=as_json, detach=detach)
@@ -265,15 +272,16 @@ def attach(
     launched here.
     """
     from composer_tui.cloud.problems import CloudProblem
-    from composer_tui.headless.apps import print_problem, problem_status
     from composer_tui.headless.attaching import attach_run
+    from composer_tui.headless.troubles import asking_modal, print_problem, status_of
     from composer_tui.headless.watch import watch_to_end
 
     try:
-        folder = attach_run(_store(context), app, environment=environment, volume=volume)
+        with asking_modal(quietly=as_json):
+            folder = attach_run(_store(context), app, environment=environment, volume=volume)
     except CloudProblem as error:
         print_problem(error.problem)
-        return problem_status(error.problem)
+        return status_of(error.problem)
     if detach:
         click.echo(folder.run_id)
         return 0
@@ -340,6 +348,7 @@ def cost(context: click.Context, since: str, by: Literal["run", "gpu"], as_json:
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@in_environment
 @click.pass_context
 def stop(
     context: click.Context,
@@ -351,10 +360,11 @@ def stop(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """End runs and apps, verify that nothing of them is left, and say how they ended.
+    """End runs and apps, here and on Modal, verify that nothing is left, and say how they ended.
 
-    One RUN of this machine is ended without asking. For all else a terminal asks, and without one
-    --yes is needed. Exit status 0 only when every process and container is gone.
+    A RUN that runs on this machine is ended without asking. What runs on Modal is ended there: of
+    that, and of several, a terminal asks first, and without one --yes is needed. Exit status: 0
+    only when every process and container is gone, 2 when the token or what was said is wrong.
     """
     from composer_tui.headless.stop_targets import CannotStop, Request
     from composer_tui.headless.stopping import stop_all
@@ -376,9 +386,10 @@ def stop(
 @cli.command()
 @click.option("--all", "every", is_flag=True, help="Also what is not ours and spends nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@in_environment
 @click.pass_context
 def apps(context: click.Context, every: bool, as_json: bool) -> int:
-    """List the live apps on Modal: what they cost, and which of them nobody watches."""
+    """List the live apps of a Modal environment: their cost, and which of them nobody watches."""
     from composer_tui.headless.apps import print_apps
 
     return print_apps(_store(context), as_json=as_json, every=every)
@@ -387,11 +398,13 @@ def apps(context: click.Context, every: bool, as_json: bool) -> int:
 @cli.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@in_environment
 @click.pass_context
 def gc(context: click.Context, yes: bool, as_json: bool) -> int:
-    """Stop apps whose lease has ended, and what is left of runs that are over.
+    """Stop apps on Modal whose lease has ended, and what is left there of runs that are over.
 
-    Reads again until none is left; silent when there is none. Made for cron, with --yes.
+    It looks at one Modal environment, and at nothing that runs on this machine. Reads again until
+    none is left; silent when there is none. Made for cron, with --yes.
     """
     from composer_tui.headless.leases import collect
     from composer_tui.headless.stop_targets import CannotStop
@@ -406,6 +419,7 @@ def gc(context: click.Context, yes: bool, as_json: bool) -> int:
 @cli.command()
 @click.argument("app", metavar="APP|RUN")
 @click.option("--minutes", type=Number(min=0, min_open=True), required=True)
+@in_environment
 @click.pass_context
 def lease(context: click.Context, app: str, minutes: float) -> int:
     """Extend a run's lease on Modal by so many minutes."""
@@ -504,7 +518,7 @@ def export_app(
         config = build([*under, *over, *setting_values(settings)])
         return export_run_app(config, output, secrets)
     except ConfigError as error:
-        raise UsageProblem("; ".join(map(str, error.problems))) from None
+        raise UsageProblem(str(error)) from None
     except (ExportRefused, UnknownGpu) as problem:
         raise UsageProblem(str(problem)) from None
 

@@ -33,28 +33,19 @@ class _Refused(click.ClickException):
     exit_code = 2
 
 
-class _Unreached(click.ClickException):
-    """Modal, or the way to it, did not do it: one line, exit status 1."""
-
-    exit_code = 1
-
-
 def _plainly(command: Callable[_P, int]) -> Callable[_P, int]:
     """What a person can mend is one line, and none of it a token or a value."""
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> int:
-        from composer_tui.cloud.known_failures import diagnose
         from composer_tui.cloud.problems import CloudProblem
+        from composer_tui.headless.troubles import print_problem, status_of
 
         try:
             return command(*args, **kwargs)
         except CloudProblem as error:
-            known = None if error.problem.hint else diagnose(error.problem.message)
-            hint = error.problem.hint or (known.fix if known else "")
-            line = f"{error.problem.message} (try: {hint})" if hint else error.problem.message
-            is_the_way = error.problem.kind in ("no_network", "timeout", "server", "rate_limit")
-            raise (_Unreached if is_the_way else _Refused)(line) from None
+            print_problem(error.problem)
+            return status_of(error.problem)
 
     return wrapped
 
@@ -76,7 +67,7 @@ def _use_environment(_context: click.Context, _option: click.Parameter, name: st
         os.environ["MODAL_ENVIRONMENT"] = name  # modal's own way of naming it
 
 
-_environment = click.option(
+in_environment = click.option(
     "-e",
     "--environment",
     expose_value=False,
@@ -102,16 +93,32 @@ def _confirmed(question: str, *, yes: bool) -> bool:
 @click.group(invoke_without_command=True)
 @click.option("--sizes", is_flag=True, help="Add up the files of each, and what that costs.")
 @_json
-@_environment
+@in_environment
 @click.pass_context
 @_plainly
 def volumes(context: click.Context, sizes: bool, as_json: bool) -> int:
     """List Modal volumes, browse them, move files to and from them."""
+    from composer_tui.headless.troubles import asking_modal
     from composer_tui.headless.volumes import print_volumes
 
     if context.invoked_subcommand is not None:
         return 0
-    return print_volumes(sizes=sizes, as_json=as_json)
+    with asking_modal(quietly=as_json):
+        return print_volumes(sizes=sizes, as_json=as_json)
+
+
+@volumes.command("list")
+@click.option("--sizes", is_flag=True, help="Add up the files of each, and what that costs.")
+@_json
+@in_environment
+@_plainly
+def list_volumes(sizes: bool, as_json: bool) -> int:
+    """List Modal volumes, as without a command."""
+    from composer_tui.headless.troubles import asking_modal
+    from composer_tui.headless.volumes import print_volumes
+
+    with asking_modal(quietly=as_json):
+        return print_volumes(sizes=sizes, as_json=as_json)
 
 
 @volumes.command("ls")
@@ -119,13 +126,14 @@ def volumes(context: click.Context, sizes: bool, as_json: bool) -> int:
 @click.argument("path", default="/")
 @click.option("-R", "--recursive", is_flag=True, help="Folders within folders, too.")
 @_json
-@_environment
+@in_environment
 @_plainly
 def list_path(volume: str, path: str, recursive: bool, as_json: bool) -> int:
     """List what lies at PATH of a volume: type, size, time, path."""
+    from composer_tui.cloud.volumes import path_on
     from composer_tui.headless.volumes import print_entries
 
-    return print_entries(volume, path, recursive=recursive, as_json=as_json)
+    return print_entries(volume, path_on(volume, path), recursive=recursive, as_json=as_json)
 
 
 @volumes.command("put")
@@ -136,7 +144,7 @@ def list_path(volume: str, path: str, recursive: bool, as_json: bool) -> int:
 @_force
 @_verify
 @_json
-@_environment
+@in_environment
 @_changing
 @_plainly
 def put_path(
@@ -155,12 +163,15 @@ def put_path(
     --verify reads all back and compares. Exit status 1 when something was left out.
     """
     from composer_tui.cloud.uploads import plan_put
+    from composer_tui.cloud.volumes import path_on
+    from composer_tui.headless.troubles import check_way
     from composer_tui.headless.volumes import put_files
 
     try:
-        plan = plan_put(local, remote)
+        plan = plan_put(local, path_on(volume, remote))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    check_way()
     return put_files(
         volume, local, plan, create=create, force=force, verify=verify, as_json=as_json
     )
@@ -182,14 +193,19 @@ def put_path(
 @_force
 @_verify
 @_json
-@_environment
+@in_environment
 @_plainly
 def get_path(
     volume: str, remote: str, local: Path | None, force: bool, verify: bool, as_json: bool
 ) -> int:
+    from composer_tui.cloud.volumes import path_on
+    from composer_tui.headless.troubles import check_way
     from composer_tui.headless.volumes import get_files
 
-    return get_files(volume, remote, local, force=force, verify=verify, as_json=as_json)
+    check_way()
+    return get_files(
+        volume, path_on(volume, remote), local, force=force, verify=verify, as_json=as_json
+    )
 
 
 @volumes.command("rm")
@@ -197,14 +213,18 @@ def get_path(
 @click.argument("path")
 @click.option("-r", "--recursive", is_flag=True, help="A folder, and all in it.")
 @_yes
-@_environment
+@in_environment
 @_changing
 @_plainly
 def remove_path(volume: str, path: str, recursive: bool, yes: bool) -> int:
     """Remove a file or a folder from a volume, for good."""
+    from composer_tui.cloud.volumes import path_on
+    from composer_tui.headless.troubles import check_way
     from composer_tui.headless.volumes import describe, remove_path
     from composer_tui.runs.sanitise import clean
 
+    check_way()
+    path = path_on(volume, path)
     words, is_folder = describe(volume, path)
     if is_folder and not recursive:
         raise click.UsageError(f"{clean(words)}; --recursive removes a folder")
@@ -215,14 +235,29 @@ def remove_path(volume: str, path: str, recursive: bool, yes: bool) -> int:
 
 @click.group(invoke_without_command=True)
 @_json
-@_environment
+@in_environment
 @click.pass_context
 @_plainly
 def secrets(context: click.Context, as_json: bool) -> int:
     """List Modal secrets, make them, delete them. Never shows a value."""
     from composer_tui.headless.secrets import print_secrets
+    from composer_tui.headless.troubles import asking_modal
 
-    return 0 if context.invoked_subcommand is not None else print_secrets(as_json=as_json)
+    if context.invoked_subcommand is not None:
+        return 0
+    with asking_modal(quietly=as_json):
+        return print_secrets(as_json=as_json)
+
+
+@secrets.command("list")
+@_json
+@in_environment
+@_plainly
+def list_secrets(as_json: bool) -> int:
+    """List Modal secrets, as without a command."""
+    from composer_tui.headless.secrets import print_secrets
+
+    return print_secrets(as_json=as_json)
 
 
 @secrets.command("create", context_settings={"ignore_unknown_options": True})
@@ -243,7 +278,7 @@ def secrets(context: click.Context, as_json: bool) -> int:
     help="All of a .env file.",
 )
 @click.option("--add", is_flag=True, help="Put the keys into a secret that is there already.")
-@_environment
+@in_environment
 @_changing
 @_plainly
 def create_secret(
@@ -261,6 +296,7 @@ def create_secret(
     """
     from composer_tui.cloud.secrets import BadValue
     from composer_tui.headless.secrets import create_secret
+    from composer_tui.headless.troubles import check_way
 
     if values:
         raise click.UsageError(
@@ -270,6 +306,7 @@ def create_secret(
     if not environ_keys and stdin_key is None and dotenv is None:
         raise click.UsageError("say where the value is: --from-env, --from-stdin or --from-dotenv")
     try:
+        check_way()
         return create_secret(name, environ_keys, stdin_key, dotenv, add=add)
     except BadValue as error:
         raise click.UsageError(str(error)) from None
@@ -278,13 +315,15 @@ def create_secret(
 @secrets.command("delete")
 @click.argument("name")
 @_yes
-@_environment
+@in_environment
 @_changing
 @_plainly
 def delete_secret(name: str, yes: bool) -> int:
     """Delete a secret, for good. Runs that name it will not start."""
     from composer_tui.headless.secrets import delete_secret
+    from composer_tui.headless.troubles import check_way
 
+    check_way()
     if not _confirmed(f"Delete the secret {name!r}?", yes=yes):
         return _DECLINED
     return delete_secret(name)
@@ -293,7 +332,7 @@ def delete_secret(name: str, yes: bool) -> int:
 @click.command()
 @click.argument("app", default="")
 @_json
-@_environment
+@in_environment
 @_plainly
 def containers(app: str, as_json: bool) -> int:
     """List the containers of an app, and how busy its functions are; without APP, all containers.
@@ -312,7 +351,7 @@ def containers(app: str, as_json: bool) -> int:
 @click.option("--tail", type=click.IntRange(1, 20_000), help="So many entries.  [default: 100]")
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time.")
 @_json
-@_environment
+@in_environment
 @_plainly
 def logs(
     which: str, follow: bool, since: str | None, tail: int | None, timestamps: bool, as_json: bool

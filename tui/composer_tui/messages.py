@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from textual.message import Message
 
-from composer_engine.config import RunConfig
+from composer_engine.config import ConfigProblem, RunConfig
 from composer_tui.cloud.wire import Apps, StopProgress
 from composer_tui.runners.base import RunHandle
 from composer_tui.runners.stop import Stop
@@ -31,12 +31,13 @@ class CloudLaunched(Message):
 
 
 class LaunchRefused(Message):
-    """Nothing was launched; why, in a title and a line."""
+    """Nothing was launched; why, in a title and a line, and by field where it is one's fault."""
 
-    def __init__(self, title: str, words: str) -> None:
+    def __init__(self, title: str, words: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__()
         self.title = title
         self.words = words
+        self.problems = tuple(problems)
 
 
 class WatchAsked(Message):

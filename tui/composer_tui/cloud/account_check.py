@@ -1,20 +1,19 @@
 """Which account of Modal this machine has, and whether Modal answers it. No token leaves here."""
 
 import os
-import socket
-import threading
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
-from composer_tui.cloud.problems import CloudProblem, problem, problem_of
+from composer_tui.cloud.problems import CloudProblem, problem
+from composer_tui.cloud.reach import obstacle, way_to
 
 REACH_SECONDS = 3.0
 SERVER_URL = "https://api.modal.com"
 _DEFAULT_PROFILE = "default"
-_DEFAULT_PORTS = {"https": 443, "http": 80}
+_OAUTH = ("oauth_refresh_token", "oauth_client_id")  # what stands for a token, too
 _OPEN_TO_OTHERS = 0o077
 
 
@@ -44,7 +43,9 @@ class BadAccount(ValueError):  # noqa: N818  # says what it is
 def read_account(environ: Mapping[str, str] = os.environ) -> Account:
     """As Modal's client would find it: variables win over the file. Raises `BadAccount`."""
     path = Path(environ.get("MODAL_CONFIG_PATH") or Path.home() / ".modal.toml")
-    in_environ = bool(environ.get("MODAL_TOKEN_ID") and environ.get("MODAL_TOKEN_SECRET"))
+    in_environ = bool(environ.get("MODAL_TOKEN_ID") and environ.get("MODAL_TOKEN_SECRET")) or all(
+        environ.get(f"MODAL_{name.upper()}") for name in _OAUTH
+    )
     try:
         profiles = _profiles(path)
     except BadAccount:
@@ -56,7 +57,9 @@ def read_account(environ: Mapping[str, str] = os.environ) -> Account:
         raise BadAccount(f"there is no profile {wanted!r} in {path}", "modal profile list")
     name = wanted or next((n for n, p in profiles.items() if p.get("active")), _DEFAULT_PROFILE)
     profile = profiles.get(name, {})
-    in_file = bool(profile.get("token_id") and profile.get("token_secret"))
+    in_file = bool(profile.get("token_id") and profile.get("token_secret")) or all(
+        map(profile.get, _OAUTH)
+    )
     return Account(
         source="the environment" if in_environ else str(path),
         profile="" if in_environ else name,
@@ -72,32 +75,20 @@ def reach(account: Account, seconds: float = REACH_SECONDS) -> str:
 
     With a token Modal is asked for the environment, which shows that the token is good, too.
     """
-    if account.has_token:
-        from composer_tui.cloud.modal_api import environment_name
-        from composer_tui.cloud.modal_thread import within
+    way = way_to(account.server_url)
+    if way is None:
+        raise CloudProblem(problem("no_network", f"{account.server_url} is no server's address"))
+    began = time.monotonic()
+    if (found := obstacle(way, seconds)) is not None:
+        raise CloudProblem(found)
+    if not account.has_token:
+        return f"{way.name if way.is_proxy else way.host} can be reached"
+    from composer_tui.cloud.modal_api import environment_name
+    from composer_tui.cloud.modal_thread import within
 
-        import_modal()  # not part of the time
-        return f"Modal answers; environment {within(seconds, environment_name()) or 'main'}"
-    url = urlsplit(account.server_url)
-    outcome: list[Exception | None] = []
-    # A name server that does not answer knows no time limit: it is asked by a thread that is left.
-    asking = threading.Thread(target=_connect, args=(url, seconds, outcome), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if not outcome:
-        raise CloudProblem(problem("timeout", f"{url.hostname} did not answer in {seconds:g} s"))
-    if (error := outcome[0]) is not None:
-        raise CloudProblem(problem_of(error) or problem("no_network")) from None
-    return f"{url.hostname} can be reached"
-
-
-def _connect(url: SplitResult, seconds: float, outcome: list[Exception | None]) -> None:
-    try:
-        port = url.port or _DEFAULT_PORTS.get(url.scheme, 0)
-        with socket.create_connection((url.hostname or "", port), timeout=seconds):
-            outcome.append(None)
-    except (OSError, ValueError) as error:
-        outcome.append(error)
+    left = max(0.1, seconds - (time.monotonic() - began))
+    import_modal()  # not part of the time
+    return f"Modal answers; environment {within(left, environment_name()) or 'main'}"
 
 
 def import_modal() -> None:

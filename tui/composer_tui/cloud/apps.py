@@ -127,6 +127,7 @@ class _Asking:
         """By modal's client, else by its command line. Raises `CloudProblem`."""
         from composer_tui.cloud import modal_api
 
+        first: CloudProblem | None = None
         try:
             live = within(_LIST_SECONDS, modal_api.live_apps(), "the list of apps")
             if not self._seen.environment:
@@ -136,10 +137,14 @@ class _Asking:
         except CloudProblem as failure:
             if failure.problem.kind in ("no_token", "wrong_token"):
                 raise
-            self._has_api = False
+            self._has_api, first = False, failure
         else:
             return [_Listed(*app[:7]) for app in live]
-        return [_from_row(row) for row in self._cli.app_list() if not row.is_over]
+        try:
+            return [_from_row(row) for row in self._cli.app_list() if not row.is_over]
+        except CloudProblem as second:
+            # What the command line prints says less of why than an error of the library's.
+            raise (first if first and second.problem.kind == "refused" else second) from None
 
     def _clock_ahead(self) -> float:
         """How far this machine's clock is ahead of Modal's, in seconds; 0 where they agree.

@@ -14,6 +14,7 @@ from composer_tui.cloud.log_stream import call_in_log, find_app
 from composer_tui.cloud.modal_cli import ModalCli, UnknownApp, unix_seconds
 from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.cloud.transfer import run
+from composer_tui.cloud.whose import account_words
 from composer_tui.runs.folder import RunFolder, RunRecord, Target
 from composer_tui.runs.store import RunStore
 
@@ -70,6 +71,7 @@ def attach_app(
                 usd_per_hour=spec.usd_per_hour,
                 cap_usd=f"{spec.config.modal.cap_usd:g}",
                 lease_until=spec.lease_until,
+                account="" if connection else account_words(),
                 launched_at=remote.created_at or time.time(),
             ),
         )

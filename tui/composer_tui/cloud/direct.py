@@ -1,12 +1,18 @@
 """An account of Modal, asked from this process: for commands, and inside the helper process."""
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from composer_engine.complaints import Complaints
 from composer_tui.cloud.cloud import OnProgress
+from composer_tui.cloud.ledger import mark_gone
+from composer_tui.cloud.notebook import NOTE_PREFIX
+from composer_tui.cloud.problems import redact
 from composer_tui.cloud.wire import Apps, StopResult
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.stop_mode import StopMode
@@ -25,6 +31,7 @@ class DirectCloud:
         self._store = store
         self._tending: dict[Path, threading.Thread] = {}
         self._closing = threading.Event()
+        self._complaints = Complaints()
 
     def tend(self, folder: RunFolder, *, launch: bool = False) -> None:
         """In a thread of its own, which ends with the run, or with `close`."""
@@ -39,8 +46,10 @@ class DirectCloud:
                 tend(folder, launch=launch, should_stop=self._closing.is_set)
             except OSError as error:  # it goes on all the same, and whoever looks next follows it
                 where = f"{error.filename}: " if error.filename else ""
-                words = f"{folder.run_id} cannot be followed: {where}{error.strerror or error}"
-                print(f"composer-tui: {words}", file=sys.stderr)  # noqa: T201  # there is no screen
+                self._complain(folder, f"{where}{error.strerror or error}")
+            except Exception as error:  # noqa: BLE001  # the border: nobody waits for this thread
+                what = redact(f"{type(error).__name__}: {error}")
+                self._complain(folder, what, redact(traceback.format_exc()))
 
         thread = threading.Thread(
             target=see_through,
@@ -49,6 +58,18 @@ class DirectCloud:
         )
         self._tending[folder.path] = thread
         thread.start()
+
+    def _complain(self, folder: RunFolder, why: str, evidence: str = "") -> None:
+        """A run cannot be followed: its log says so, where all look who wait for it."""
+        words = f"it cannot be followed: {' '.join(why.split())}"
+        if not (line := self._complaints.line(folder.path, words)):
+            return
+        try:
+            with folder.log_path.open("a", encoding="utf-8", errors="replace") as log:
+                log.write(f"{evidence}{NOTE_PREFIX}{line}\n")
+        except OSError:
+            said = f"composer-tui: {folder.run_id}: {line}"
+            print(said, file=sys.stderr)  # noqa: T201  # there is no other place
 
     def apps(self) -> Apps:
         """All live apps, as of now."""
@@ -66,7 +87,9 @@ class DirectCloud:
         """Ends apps, verified."""
         from composer_tui.cloud.kill import stop_apps
 
-        return stop_apps(app_ids, mode, grace_seconds, on_progress)
+        result = stop_apps(app_ids, mode, grace_seconds, on_progress)
+        mark_all_gone(self._store, [result])
+        return result
 
     def extend_lease(self, app_id: str, minutes: float) -> float:
         """The new end of a run's lease, unix seconds."""
@@ -77,8 +100,16 @@ class DirectCloud:
     def close(self) -> None:
         """Stops following; runs go on. Waits a moment for what is being written."""
         self._closing.set()
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for thread in self._tending.values():
-            thread.join(_CLOSE_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def mark_all_gone(store: RunStore, results: Iterable[StopResult]) -> None:
+    """Runs whose apps were seen gone are over, whatever else is still to be had of them."""
+    gone = {app.app_id for result in results for app in result.apps if app.stage == "gone"}
+    with contextlib.suppress(OSError):  # a full disk: whoever follows the run sees its end, too
+        mark_gone(store, gone)
 
 
 _CLOSE_SECONDS = 5.0

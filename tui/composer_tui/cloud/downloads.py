@@ -122,7 +122,7 @@ async def _fetched(handle: "Volume", entry: Entry, target: Path, wish: _Wish) ->
     if is_same(target, entry.size_bytes, entry.modified_at):
         wish.on_bytes(entry.path, entry.size_bytes)
     elif _is_there(target) and not wish.force:
-        return _left_out(entry, f"{target} is there and differs; --force replaces it")
+        return _left_out(entry, f"{target} is there, of another time or size; --force replaces it")
     else:
         digest = await _download(handle, entry, target, wish.on_bytes)
         moved = msgspec.structs.replace(moved, outcome="downloaded", sha256=digest)

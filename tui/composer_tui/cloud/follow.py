@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,7 +22,15 @@ from composer_tui.cloud.ledger import CloudRef
 from composer_tui.cloud.log_stream import LogStream, Sieve
 from composer_tui.cloud.notebook import Begun, Chunk, Notebook
 from composer_tui.cloud.problems import problem_of
-from composer_tui.cloud.verdict import UNKNOWN, Ending, ending_of_error, ending_of_value, last_word
+from composer_tui.cloud.trouble import Trouble
+from composer_tui.cloud.verdict import (
+    PLANE_GONE,
+    UNKNOWN,
+    Ending,
+    ending_of_error,
+    ending_of_value,
+    last_word,
+)
 from composer_tui.cloud.wire import Problem
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.framer import Framer
@@ -51,6 +60,25 @@ async def follow(
     return await _Follower(folder, ref, notebook, should_stop).run()
 
 
+def conclude(
+    folder: RunFolder,
+    ref: CloudRef,
+    notebook: Notebook,
+    ending: Ending,
+    *,
+    left: Path | None = None,
+) -> None:
+    """The last word from what there is, when nothing more can be had from Modal.
+
+    ``left`` is the volume's copy of the events where this machine has it itself. Raises OSError.
+    """
+    follower = _Follower(folder, ref, notebook, lambda: True)
+    if left is not None:
+        with contextlib.suppress(FileNotFoundError):
+            notebook.write_events(notebook.merge.take_volume(_events_in(left.read_bytes())))
+    follower.conclude(ending)
+
+
 class _Follower:
     def __init__(
         self, folder: RunFolder, ref: CloudRef, notebook: Notebook, should_stop: Callable[[], bool]
@@ -76,6 +104,11 @@ class _Follower:
         self._saved_at = 0.0
         self._changed = False
         self._is_deaf = False
+        self._stream_trouble = Trouble("log stream")
+        self._call_trouble = Trouble("the way to Modal")
+        self._volume_trouble = Trouble("the volume")
+        self._hears = False  # all of the log up to now, and what comes
+        self._current_at = 0.0
         for begun in position.begun:
             self._framer(begun.container, begun.source).feed(begun.text.encode())
 
@@ -84,12 +117,13 @@ class _Follower:
             return await self._finish()
         if self._is_silent() and self._notebook.state.phase != "loading":
             self._say_phase("queued")
-        reading = asyncio.create_task(self._stream.run(self._take, self._say_lost))
+        reading = asyncio.create_task(self._stream.run(self._take, self._lose, self._hear))
         watching = asyncio.create_task(self._watch_call())
         try:
             while not (watching.done() or self._has_ended(reading)):
                 await asyncio.sleep(TICK_SECONDS)
                 self._flush()
+                self._mark_current()
                 if self._should_stop():
                     self._save()
                     return False
@@ -152,15 +186,30 @@ class _Follower:
             self._notebook.say(
                 Logged(
                     level="warning",
-                    message=f"container {before} was taken away; {container} goes on",
+                    message=f"container {before} has ended; the run goes on in {container}",
                 )
             )
 
     def _framer(self, container: str, source: str) -> Framer:
         return self._framers.setdefault((container, source), Framer())
 
-    def _say_lost(self, problem: Problem, wait: float) -> None:
-        self._notebook.note(f"log stream lost ({problem.message}), retry in {wait:g} s")
+    def _lose(self, problem: Problem) -> None:
+        self._hears = False
+        self._note(self._stream_trouble.lost(problem.message, time.monotonic()))
+
+    def _hear(self) -> None:
+        self._hears, self._current_at = True, time.time()
+        self._note(self._stream_trouble.back(time.monotonic()))
+
+    def _note(self, line: str | None) -> None:
+        if line is not None:
+            self._notebook.note(line)
+
+    def _mark_current(self) -> None:
+        """What came until Modal last answered is written. Raises OSError."""
+        if self._current_at and self._hears and not self._notebook.merge.held:
+            self._notebook.mark_current(self._current_at)
+            self._current_at = 0.0
 
     def _flush(self) -> None:
         """Writes what came. Raises OSError."""
@@ -176,9 +225,12 @@ class _Follower:
         if self._changed and now - self._saved_at > SAVE_SECONDS:
             self._save()
 
-    def _save(self) -> None:
-        """Not while events are held: whoever comes after us must hear them again."""
-        if self._notebook.merge.held:
+    def _save(self, *, is_over: bool = False) -> None:
+        """Not while events are held: whoever comes after us must hear them again.
+
+        Nor while what was told before is still being told again: the rest would count as new.
+        """
+        if self._notebook.merge.held or not (self._hears or is_over):
             return
         begun = [
             Begun(
@@ -218,8 +270,9 @@ class _Follower:
             found = problem_of(error)
             if found is None:
                 raise
-            self._notebook.note(f"the volume cannot be read now ({found.message})")
+            self._note(self._volume_trouble.lost(found.message, time.monotonic()))
             return False
+        self._note(self._volume_trouble.back(time.monotonic()))
         self._notebook.write_events(self._notebook.merge.take_volume(events))
         return True
 
@@ -228,22 +281,18 @@ class _Follower:
 
         name, environment = self._config.runs_volume, self._config.environment or None
         volume = modal.Volume.from_name(name, environment_name=environment)
-        framer, events = Framer(), list[Event]()
         path = f"{self._folder.run_id}/{EVENTS_FILE}"
-        blocks = volume.read_file.aio(path)
+        blocks, read = volume.read_file.aio(path), list[bytes]()
         try:
             while True:
                 async with asyncio.timeout(CALL_SECONDS):
                     block = await anext(blocks, None)
                 if block is None:
                     break
-                for line in framer.feed(block):
-                    event = _event_in(line)
-                    if event is not None:
-                        events.append(event)
+                read.append(block)
         except (FileNotFoundError, modal.exception.NotFoundError):
             return []  # nothing has been committed yet
-        return events
+        return _events_in(b"".join(read))
 
     async def _volume_book(self) -> bytes:
         """What the containers wrote of their own times; nothing before the first commit."""
@@ -267,13 +316,24 @@ class _Follower:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     ending = await self._look()
-            except TimeoutError:
-                pass
+            except TimeoutError as error:
+                self._lose_call(error)
             except Exception as error:  # noqa: BLE001  # the border: it is the call's result
                 ending = await self._outcome(error)
+                if ending is None:
+                    self._lose_call(error)
+            else:
+                self._current_at = time.time()
+                self._note(self._call_trouble.back(time.monotonic()))
             if ending is not None:
                 return ending
             await asyncio.sleep(POLL_SECONDS)
+
+    def _lose_call(self, error: Exception) -> None:
+        """Told of only where the log's own trouble does not tell it: it may be lost in silence."""
+        found = problem_of(error)
+        if found is not None and not self._stream_trouble.is_lost:
+            self._note(self._call_trouble.lost(found.message, time.monotonic()))
 
     async def _look(self) -> Ending | None:
         import modal
@@ -285,6 +345,8 @@ class _Follower:
         call = modal.FunctionCall.from_id(self._ref.call_id)
         try:
             value = await call.get.aio(timeout=0)
+        except TimeoutError:
+            return None  # Modal's answer: it goes on
         except KeyboardInterrupt as error:
             return ending_of_error(error)
         return ending_of_value(value)
@@ -352,6 +414,12 @@ class _Follower:
             if self._should_stop():
                 self._save()
                 return False
+        ending = self._ending or UNKNOWN
+        self.conclude(PLANE_GONE if ending == UNKNOWN and _lost_its_plane(self._ref) else ending)
+        return True
+
+    def conclude(self, ending: Ending) -> None:
+        """The last word, after all that is known. Raises OSError."""
         notebook = self._notebook
         notebook.write_events(notebook.merge.give_up())
         for (container, source), framer in self._framers.items():
@@ -363,11 +431,9 @@ class _Follower:
         if not notebook.state.ended:
             last = notebook.state.last
             log = read_log_end(self._folder.log_path)
-            word = last_word(self._ending or UNKNOWN, log, last.step if last else 0)
-            notebook.say(word)
+            notebook.say(last_word(ending, log, last.step if last else 0))
         self._costs.over(notebook.state, time.time())
-        self._save()
-        return True
+        self._save(is_over=True)
 
 
 # What modal raises for a call that is over, though it is no error of the function's.
@@ -381,6 +447,22 @@ class _Stamp(msgspec.Struct, frozen=True):
 
 
 _stamps = msgspec.json.Decoder(_Stamp)
+
+
+def _lost_its_plane(ref: CloudRef) -> bool:
+    """Its rehearsal was started again since the launch: its containers ended with the first."""
+    if not ref.connection:
+        return False
+    try:
+        return Path(ref.connection).stat().st_mtime > ref.launched_at
+    except OSError:
+        return True
+
+
+def _events_in(data: bytes) -> list[Event]:
+    """The events in a file's whole lines."""
+    found = (_event_in(line) for line in Framer().feed(data))
+    return [event for event in found if event is not None]
 
 
 def _event_in(line: bytes) -> Event | None:

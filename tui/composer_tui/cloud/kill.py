@@ -18,12 +18,14 @@ from typing import NamedTuple
 from composer_engine.cloud_spec import ControlBeat
 from composer_tui.cloud import audit
 from composer_tui.cloud import kill_rules as rules
+from composer_tui.cloud.account_check import SERVER_URL, BadAccount, read_account
 from composer_tui.cloud.cloud import OnProgress
 from composer_tui.cloud.kill_look import look_at
 from composer_tui.cloud.kill_rules import Limits, Look, Track
 from composer_tui.cloud.modal_cli import ModalCli, UnknownApp
 from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.problems import CloudProblem, problem, problem_of
+from composer_tui.cloud.reach import obstacle, way_to
 from composer_tui.cloud.seen import SEEN
 from composer_tui.cloud.spending import Meter
 from composer_tui.cloud.wire import App, StopProgress, StopResult
@@ -36,6 +38,8 @@ _TICK_SECONDS = 0.1
 _DEAF_SECONDS = 600.0  # a container that has not spoken for so long may not hear either
 _SPEAK_SECONDS = 25.0  # within which one that can hear has spoken twice
 _FIRST_LOOK_SECONDS = 1.5
+_WAY_SECONDS = 2.0
+_WHY = "stopped from composer-tui"
 
 _Change = Callable[[Track, float], Track]  # before, now -> after
 
@@ -136,8 +140,9 @@ class _Stop:
         self._asked_to_give_up = give_up
         self._began_at = clock.monotonic()
         grace = grace_seconds if mode == "graceful" and use_api else None
+        self._server_url, environment = _account(cli.environ)
         self._tracks = {
-            app_id: rules.begun(app_id, self._name(app_id), self._began_at, grace)
+            app_id: rules.begun(app_id, self._name(app_id), self._began_at, grace, environment)
             for app_id in dict.fromkeys(app_ids)
         }
         self._meters = {app_id: self._meter(app_id) for app_id in self._tracks}
@@ -145,6 +150,9 @@ class _Stop:
         self._posts: queue.SimpleQueue[tuple[Iterable[str], _Change]] = queue.SimpleQueue()
         self._looks: queue.SimpleQueue[Look] = queue.SimpleQueue()
         self._unnoted = ""
+        self._in_the_way = ""
+        self._has_client = use_api
+        self._reached = threading.Event()
         self._sent = threading.Event()
         self._wake = threading.Event()
         self._done = threading.Event()
@@ -160,6 +168,7 @@ class _Stop:
             if any(track.is_saving for track in self._tracks.values()):
                 self._start(self._save)
             self._start(self._look_on)
+            self._start(self._try_the_way)
             while self._open() and not self._gives_up():
                 self._take_posts()
                 self._tick()
@@ -198,6 +207,8 @@ class _Stop:
             self._take_look(self._looks.get())
 
     def _take_look(self, look: Look) -> None:
+        if look.problem is None:
+            self._reached.set()
         if look.containers is not None:
             for app_id, meter in self._meters.items():
                 if self._tracks[app_id].is_open:
@@ -216,6 +227,10 @@ class _Stop:
         if boxes := [box for track in escalating for box in track.containers or ()]:
             self._change([track.app_id for track in escalating], rules.escalated)
             self._start(lambda: self._stop_containers(boxes))
+        if due := [t.app_id for t in self._open() if rules.to_plead(t, now, self._limits)]:
+            self._change(due, lambda track, _now: rules.pleading(track))
+            if self._has_client:
+                self._start(lambda: self._plead(due))
 
     def _change(self, app_ids: Iterable[str], change: _Change) -> None:
         """The one place where a track changes."""
@@ -302,6 +317,30 @@ class _Stop:
         with ThreadPoolExecutor(min(_COMMANDS_AT_ONCE, len(items))) as pool:
             list(pool.map(unless_done, items))
 
+    def _plead(self, app_ids: Sequence[str]) -> None:
+        """Asks runs of ours to end themselves: where Modal's own stop does nothing, that may."""
+        from composer_tui.cloud import modal_api
+
+        try:
+            names = self._names(app_ids)
+            beats = within(self._limits.api, modal_api.read_beats(names.values(), 6.0))
+            able = {name for name, beat in beats.items() if beat.state != "ended"}
+            asked = within(self._limits.api, modal_api.put_stop_asks(able, _WHY, 6.0))
+        except Exception:  # noqa: BLE001  # it was a last resort, and the stop goes on without
+            return
+        told = [app_id for app_id, name in names.items() if asked.get(name, _WHY) is None]
+        self._post(told, lambda track, _now: rules.pleaded(track))
+
+    def _try_the_way(self) -> None:
+        """Says soon what is in the way to Modal: its client and command line are long silent."""
+        way = way_to(self._server_url, self._cli.environ)
+        while way is not None and not self._reached.is_set():
+            found = obstacle(way)
+            self._in_the_way = found.message if found is not None else ""
+            if found is None or self._done.wait(_WAY_SECONDS):
+                return
+        self._in_the_way = ""
+
     def _save(self) -> None:
         """Asks runs to save and listens to what they say, until none is saving any more."""
         from composer_tui.cloud import modal_api
@@ -311,8 +350,7 @@ class _Stop:
             names = self._names(waiting)
             beats = within(self._limits.api, modal_api.read_beats(names.values(), 6.0))
             able = {name for name, beat in beats.items() if beat.state != "ended"}
-            why = "stopped from composer-tui"
-            asked = within(self._limits.api, modal_api.put_stop_asks(able, why, 6.0))
+            asked = within(self._limits.api, modal_api.put_stop_asks(able, _WHY, 6.0))
         except Exception as error:  # noqa: BLE001  # spending ends also where nobody can be asked
             found = problem_of(error) or problem("server", f"modal's client failed: {error!r}")
             self._use_api = found.kind != "timeout"
@@ -394,17 +432,33 @@ class _Stop:
                     continue
 
     def _progress(self, track: Track, now: float) -> StopProgress:
-        is_known = track.stage == "gone" or self._known.get(track.app_id) is not None
+        known = self._known.get(track.app_id)
+        is_known = track.stage == "gone" or known is not None
+        price = known.usd_per_hour if known is not None else None
+        left = len(track.containers) if track.containers is not None else None
+        if left is None and known is not None:
+            left = len(known.containers)
         return StopProgress(
             app_id=track.app_id,
             name=track.name,
             stage=track.stage,
             seconds=(track.ended_at or now) - track.began_at,
             containers=track.containers or (),
-            message="; ".join(part for part in (track.message, self._unnoted) if part),
+            message="; ".join(filter(None, self._parts(track))),
             saved=track.saved,
             final_usd=self._meters[track.app_id].total(self._clock.wall()) if is_known else None,
+            kind=track.kind,
+            usd_per_hour=price * left if price is not None and left is not None else None,
+            by_hand=rules.stop_command(track.app_id, track.environment),
         )
+
+    def _parts(self, track: Track) -> tuple[str, ...]:
+        way = "" if track.accepted or track.kind is not None else self._in_the_way
+        if track.stage == "failed":
+            return (way or track.message, self._unnoted)
+        if way:
+            return (way, "trying on", self._unnoted)
+        return (way, track.message, track.note, self._unnoted)
 
     def _audit(self, when: "audit.When", tracks: Iterable[Track]) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
@@ -436,3 +490,12 @@ class _Stop:
     def _meter(self, app_id: str) -> Meter:
         app = self._known.get(app_id)
         return Meter(app.usd_per_hour, app.containers) if app is not None else Meter(None)
+
+
+def _account(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The server's address, and the environment ("": the usual one), of a process's account."""
+    try:
+        account = read_account(environ)
+    except BadAccount:
+        return SERVER_URL, ""
+    return account.server_url, account.environment or SEEN.environment

@@ -16,6 +16,7 @@ from composer_tui.cloud.wire import Container, Problem, ProblemKind, StopStage
 OVER = frozenset({"stopped", "disabled"})
 SENDING = "its stop is being sent"
 ACCEPTED = "accepted, not gone yet"
+PLEADED = "its run was asked to end itself, too"
 _HOPELESS: frozenset[ProblemKind] = frozenset({"no_token", "wrong_token"})
 
 
@@ -31,6 +32,7 @@ class Limits(NamedTuple):
     unreachable: float = 60.0  # so long without any way through: failed
     escalate: float = 30.0  # from the stop to that of each container
     alarm: float = 120.0
+    plead: float = 10.0  # from the stop to asking what runs in it to end itself
     tell: float = 2.0  # the longest silence
     give_up: float | None = None  # from the start of all; None: never
 
@@ -52,12 +54,14 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
 
     ``grace_until`` is when its time to save ends, None where it is not asked to. ``sent_at`` is
     when the stop was first sent; ``accepted`` that Modal took it, by either way; ``try_at`` when to
-    send it (again). ``containers`` are None until a list was read.
+    send it (again). ``containers`` are None until a list was read. ``note`` is what is not to be
+    lost beside the message; ``kind`` says what the matter was where it could not be asked.
     """
 
     app_id: str
     name: str
     began_at: float
+    environment: str = ""
     stage: StopStage = "stopping"
     grace_until: float | None = None
     sent_at: float | None = None
@@ -65,8 +69,11 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
     try_at: float | None = None
     accepted: bool = False
     escalated_at: float | None = None
+    is_pleaded: bool = False
+    kind: ProblemKind | None = None
     containers: tuple[str, ...] | None = None
     message: str = ""
+    note: str = ""
     saved: bool = False
     ended_at: float | None = None
 
@@ -79,14 +86,15 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_open and self.grace_until is not None and self.sent_at is None
 
 
-def begun(app_id: str, name: str, now: float, grace_seconds: float | None) -> Track:
+def begun(
+    app_id: str, name: str, now: float, grace_seconds: float | None, environment: str = ""
+) -> Track:
     """A stop that begins: by asking it to save (with a grace), or at once."""
+    track = Track(app_id=app_id, name=name, began_at=now, environment=environment)
     if grace_seconds is None:
-        return Track(app_id=app_id, name=name, began_at=now, try_at=now, message=SENDING)
-    return Track(
-        app_id=app_id,
-        name=name,
-        began_at=now,
+        return _with(track, try_at=now, message=SENDING)
+    return _with(
+        track,
         stage="asked",
         grace_until=now + grace_seconds,
         message=f"being asked to save; it gets {grace_seconds:g} s",
@@ -143,7 +151,7 @@ def not_asked(track: Track, now: float, why: str) -> Track:
     """It could not be told to save: it is stopped without."""
     if not track.is_saving:
         return track
-    return _with(track, stage="stopping", grace_until=None, try_at=now, message=why)
+    return _with(track, stage="stopping", grace_until=None, try_at=now, message=SENDING, note=why)
 
 
 def ticked(track: Track, now: float, limits: Limits) -> Track:
@@ -202,7 +210,7 @@ def no_way(track: Track, problem: Problem, now: float, limits: Limits) -> Track:
     if not track.is_open or track.accepted:
         return track
     if problem.kind in _HOPELESS:
-        return failed(track, now, _words(problem))
+        return _with(failed(track, now, _words(problem)), kind=problem.kind)
     return _with(track, try_at=now + limits.retry, message=_words(problem))
 
 
@@ -219,6 +227,25 @@ def escalated(track: Track, now: float) -> Track:
     return _with(track, stage=stage, escalated_at=now)
 
 
+def to_plead(track: Track, now: float, limits: Limits) -> bool:
+    """What runs in it is due to be asked to end itself: no stop of Modal's has ended it so far."""
+    if not track.is_open or track.sent_at is None or track.is_pleaded:
+        return False
+    return now - track.sent_at >= limits.plead
+
+
+def pleading(track: Track) -> Track:
+    """As what runs in it is being asked."""
+    return _with(track, is_pleaded=True)
+
+
+def pleaded(track: Track) -> Track:
+    """It will read that it is to end, where it still reads."""
+    if not track.is_open:
+        return track
+    return _with(track, note=PLEADED)
+
+
 def failed(track: Track, now: float, why: str) -> Track:
     """It could not even be asked."""
     if not track.is_open:
@@ -229,12 +256,20 @@ def failed(track: Track, now: float, why: str) -> Track:
 def alarm_words(track: Track) -> str:
     """What a person needs who has to take over."""
     left = " ".join(track.containers or ()) or "its containers are not known"
-    return f"{track.app_id} has NOT ended: {left}; see {dashboard_url(track.app_id)}"
+    by_hand = stop_command(track.app_id, track.environment)
+    see = f"see {dashboard_url(track.app_id)}, or try: {by_hand}"
+    return f"{track.app_id} has NOT ended: {left}; {see}"
 
 
 def dashboard_url(app_id: str) -> str:
     """Where Modal shows an app."""
     return f"https://modal.com/id/{app_id}"
+
+
+def stop_command(app_id: str, environment: str = "") -> str:
+    """What ends an app by hand."""
+    where = f" -e {environment}" if environment else ""
+    return f"modal app stop {app_id} --yes{where}"
 
 
 def _first(moment: float | None, otherwise: float) -> float:

@@ -35,6 +35,7 @@ from composer_tui.runs.framer import Framer
 from composer_tui.runs.log_end import read_log_end
 
 CALL_SECONDS = 8.0
+_CLOCK_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 20.0  # from the last id to the child's end
 _LOCK = ".launch"
@@ -78,7 +79,7 @@ def launch(folder: RunFolder, notebook: Notebook) -> Launched:
             notebook.say(Logged(level="warning", message=warning))
         write_whole(folder.path / SPEC_FILE, dumped(made.plan.spec))
         notebook.say(PhaseChanged(phase="building"))
-        return _follow_child(folder, ref, lock)
+        return _follow_child(folder, ref, lock, notebook)
 
 
 def was_tried(folder: RunFolder) -> bool:
@@ -99,7 +100,12 @@ def failure_of(error: CloudProblem) -> RunFailed:
             message=f"Modal did not answer within {CALL_SECONDS:g} s",
             hint="nothing was launched; check the network or a proxy, then launch it again",
         )
-    return RunFailed(kind="runner", message=error.problem.message, hint=error.problem.hint)
+    is_the_users = error.problem.kind in ("no_token", "wrong_token")
+    return RunFailed(
+        kind="config" if is_the_users else "runner",
+        message=error.problem.message,
+        hint=error.problem.hint,
+    )
 
 
 class _Planned(NamedTuple):
@@ -118,6 +124,7 @@ def _plan(folder: RunFolder) -> _Planned:
         record.run_id,
         known.rates,
         now=now,
+        clock_ahead_seconds=_clock_ahead(),
         owner=owner_tag(),
         existing_secrets=secrets,
     )
@@ -144,7 +151,17 @@ def _secrets(environment: str) -> list[str] | None:
         return None
 
 
-def _follow_child(folder: RunFolder, ref: CloudRef, lock: int) -> Launched:
+def _clock_ahead() -> float:
+    """How far this machine's clock is ahead of Modal's, in seconds; 0 where Modal does not say."""
+    began = time.time()
+    try:
+        theirs = within(_CLOCK_SECONDS, modal_api.server_time(), "Modal's time")
+    except CloudProblem:
+        return 0.0
+    return (began + time.time()) / 2 - theirs if theirs > 0 else 0.0
+
+
+def _follow_child(folder: RunFolder, ref: CloudRef, lock: int, notebook: Notebook) -> Launched:
     argv = [sys.executable, "-P", "-m", "composer_tui.cloud.launch_child", str(folder.path)]
     with folder.log_path.open("ab") as log:
         child = subprocess.Popen(  # noqa: S603  # argv is ours
@@ -160,6 +177,9 @@ def _follow_child(folder: RunFolder, ref: CloudRef, lock: int) -> Launched:
     failure: RunFailed | None = None
     with child:
         for word in _words(child, folder):
+            if word.note:
+                notebook.say(Logged(level="info", message=word.note))
+                continue
             if word.message:
                 failure = RunFailed(kind=word.kind, message=word.message, hint=word.hint)
                 continue

@@ -19,6 +19,7 @@ from composer_engine.protocol import FailureKind
 from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.launch_words import SPEC_FILE, LaunchWord
 from composer_tui.cloud.problems import problem_of, redact
+from composer_tui.cloud.upload_words import UploadTeller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ def _launch(spec: CloudSpec, say: "Callable[[LaunchWord], None]") -> None:
     threading.Thread(target=_tell_app_id, args=(built.app, say), daemon=True).start()
     environment = spec.config.modal.environment or None
     with (
+        UploadTeller(built.inputs, lambda words: say(LaunchWord(note=words))),
         modal.enable_output(),
         built.app.run(detach=True, environment_name=environment) as app,
     ):

@@ -9,7 +9,10 @@ SPEC_FILE = "spec.json"
 
 
 class LaunchWord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Ids as they become known, or with a ``message`` why there is no call."""
+    """Ids as they become known, or with a ``message`` why there is no call.
+
+    With a ``note``: nothing but a line for people.
+    """
 
     app_id: str = ""
     function_id: str = ""
@@ -17,3 +20,4 @@ class LaunchWord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: FailureKind = "runner"
     message: str = ""
     hint: str = ""
+    note: str = ""

@@ -51,7 +51,8 @@ def extend(store: RunStore, app_id: str, minutes: float, now: float, *, seen: Se
         known.append(ledger[1].lease_until)
     if app_id in seen.apps:
         known.append(seen.apps[app_id].lease_until)
-    until = max(now, *known) + minutes * _MINUTE_SECONDS
+    modal_now = now - seen.clock_ahead_seconds
+    until = max(modal_now, *known) + minutes * _MINUTE_SECONDS
     within(_CALL_SECONDS, modal_api.put_lease(found.name, until))
     within(_CALL_SECONDS, modal_api.change_tags(app_id, {TAG_LEASE_UNTIL: f"{until:.0f}"}))
     seen.details.pop(app_id, None)  # its tags are to be read anew

@@ -5,7 +5,7 @@ interrupts a launch, an app that came to be is found again by its name.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,8 @@ class CloudRef(msgspec.Struct, frozen=True, kw_only=True):
     ``launched_at`` is unix seconds, 0 until the call was spawned. ``usd_per_hour`` (a decimal
     number) is one container's at the launch, by ``rates_source``. ``ended`` is set when the app
     was seen stopped with no container left, or when Modal had forgotten a run that is over.
-    ``rebuilt``: it was damaged, and the app is to be found by its name.
+    ``rebuilt``: it was damaged, and the app is to be found by its name. ``account`` is how this
+    machine named the account at the launch, ``workspace`` what Modal calls it; "" when not known.
     """
 
     app_name: str
@@ -41,6 +42,8 @@ class CloudRef(msgspec.Struct, frozen=True, kw_only=True):
     launched_at: float = 0.0
     ended: bool = False
     rebuilt: bool = False
+    account: str = ""
+    workspace: str = ""
 
 
 def read_ref(folder: RunFolder) -> CloudRef:
@@ -117,6 +120,13 @@ def cloud_runs(store: RunStore) -> Iterator[tuple[RunFolder, CloudRef]]:
         except DamagedFolder:
             continue
         yield folder, ref
+
+
+def mark_gone(store: RunStore, app_ids: Collection[str]) -> None:
+    """Of these apps no container is left, as verified: their runs are over. Raises OSError."""
+    for folder, ref in cloud_runs(store):
+        if ref.app_id in app_ids and ref.app_id and not ref.ended:
+            write_ref(folder, msgspec.structs.replace(ref, ended=True))
 
 
 def _is_damaged(folder: RunFolder) -> bool:

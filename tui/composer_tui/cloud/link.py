@@ -18,6 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from composer_tui.cloud.cloud import OnProgress
+from composer_tui.cloud.direct import mark_all_gone
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.speech import (
     Answer,
@@ -34,6 +35,7 @@ from composer_tui.cloud.speech import (
 from composer_tui.cloud.wire import Apps, Problem, StopResult
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.stop_mode import StopMode
+from composer_tui.runs.store import RunStore
 
 APPS_SECONDS = 30.0
 LEASE_SECONDS = 30.0
@@ -60,6 +62,7 @@ class _Helper:
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        self.environ = dict(environ)
         self._lock = threading.Lock()
         self._waiting: dict[int, queue.SimpleQueue[Say | None]] = {}
         self._stops: set[int] = set()
@@ -215,7 +218,9 @@ class Link:
     def _stop_without_helper(self, app_ids: Sequence[str], on_progress: OnProgress) -> StopResult:
         from composer_tui.cloud.kill import emergency_stop
 
-        return emergency_stop(app_ids, self._environ(), on_progress)
+        result = emergency_stop(app_ids, self._environ(), on_progress)
+        mark_all_gone(RunStore(self._runs_dir), [result])
+        return result
 
     def _ask(
         self,
@@ -258,21 +263,24 @@ class Link:
 
     def _running_helper(self) -> _Helper:
         with self._lock:
-            if self._helper is not None and self._helper.is_alive():
-                return self._helper
             if self._closed:
                 raise CloudProblem(Problem(kind="refused", message="this program is closing"))
+            environ = self._environ()
+            if self._helper is not None and self._helper.is_alive():
+                if self._helper.environ == dict(environ) or self._helper.is_stopping():
+                    return self._helper
+                self._helper.let_go()  # its rehearsal was started again, and is another account
             restarted = self._helper is not None
-            self._helper = self._new_helper()
+            self._helper = self._new_helper(environ)
             if restarted:
                 for path in self._tended:
                     number = next(self._numbers)
                     self._helper.ask(AskTend(number=number, folder=str(path), launch=False))
             return self._helper
 
-    def _new_helper(self) -> _Helper:
+    def _new_helper(self, environ: Mapping[str, str]) -> _Helper:
         try:
-            return _Helper(self._runs_dir, self._environ(), self._log)
+            return _Helper(self._runs_dir, environ, self._log)
         except OSError as error:
             what = f"the helper process cannot be started: {error.strerror or error}"
             raise CloudProblem(Problem(kind="server", message=what)) from None

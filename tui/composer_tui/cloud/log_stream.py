@@ -29,7 +29,8 @@ _LOOKED_THROUGH = 1000  # entries, for the id of a call
 # Modal's clock and ours need not agree; what is further away than this is another run's.
 _SLACK = timedelta(days=1)
 
-OnLost = Callable[[Problem, float], object]
+OnLost = Callable[[Problem], object]
+OnCurrent = Callable[[], object]
 Put = Callable[[Chunk], object]
 
 
@@ -66,13 +67,17 @@ class LogStream:
         self.app_id = app_id
         self._sieve, self._since = sieve, since
 
-    async def run(self, put: Put, on_lost: OnLost) -> None:
-        """Until the app is over. Raises what is not about the way to Modal."""
+    async def run(self, put: Put, on_lost: OnLost, on_current: OnCurrent) -> None:
+        """Until the app is over. Raises what is not about the way to Modal.
+
+        ``on_current`` is called when all that there was has been put, and what comes is heard.
+        """
         wait = 0.0
         while True:
             try:
                 app = await find_app(self.app_id)
                 await self._fetch(app, put)
+                on_current()
                 wait = 0.0
                 told: Counter[int] = Counter()
                 async for entry in app.logs.stream.aio():
@@ -82,7 +87,7 @@ class LogStream:
                 found = problem_of(error)
                 if found is None or found.kind == "refused":
                     raise
-                on_lost(found, wait)
+                on_lost(found)
                 await asyncio.sleep(wait)
                 wait = min(max(2 * wait, FIRST_WAIT_SECONDS), MOST_WAIT_SECONDS)
             else:

@@ -78,6 +78,11 @@ class ModalCli:
     ) -> None:
         self._environ, self._seconds = dict(environ or {}), call_seconds
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """What a command's environment is made of, its account's names included."""
+        return {**os.environ, **self._environ}
+
     def run(self, *arguments: str) -> Finished:
         """One command, however it ends. Raises `CloudProblem`: it took too long, or never began."""
         try:
@@ -106,7 +111,8 @@ class ModalCli:
                     raise CloudProblem(
                         problem(
                             "timeout",
-                            f"`modal {' '.join(arguments[:2])}` took more than {self._seconds:g} s",
+                            f"Modal did not answer within {self._seconds:g} s"
+                            f" (`modal {' '.join(arguments[:2])}`)",
                         )
                     ) from None
                 raise

@@ -5,6 +5,7 @@ caller goes on, and neither `import modal` nor a wedged loop can hold up anythin
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -27,7 +28,8 @@ def within(seconds: float, work: Coroutine[Any, Any, _T], doing: str = "") -> _T
         return future.result(seconds)
     except TimeoutError:
         future.cancel()
-        said = f"{doing or 'a call'} took more than {seconds:g} s" if not future.done() else ""
+        what = f" ({doing})" if doing else ""
+        said = "" if future.done() else f"Modal did not answer within {seconds:g} s{what}"
         raise CloudProblem(problem("timeout", said)) from None
     except Exception as error:
         found = problem_of(error)
@@ -60,6 +62,15 @@ async def each(
         yield keys[task], TimeoutError()
 
 
+def quiet_asyncio() -> None:
+    """Before modal is used: what becomes of calls that nobody waits for any more is told to nobody.
+
+    Modal's client leaves such behind when it is given up, in loops of its own, and asyncio would
+    print a traceback for each, at any time and at the exit of the process.
+    """
+    logging.getLogger("asyncio").disabled = True
+
+
 def _outcome(task: "asyncio.Future[_T]") -> _T | Exception:
     if task.cancelled():
         return TimeoutError()
@@ -75,6 +86,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     global _loop  # noqa: PLW0603  # one loop a process: modal's client is bound to a process, too
     with _lock:
         if _loop is None:
+            quiet_asyncio()
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="modal calls", daemon=True).start()
         return _loop

@@ -23,6 +23,7 @@ from composer_tui.runs.framer import Framer
 from composer_tui.runs.journal import append, read_line
 from composer_tui.runs.state import RunState, advance
 
+NOTE_PREFIX = "composer-tui: "  # in log.txt, before what a follower says itself
 _KEY_BYTES = 8
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 5, 0.02
 _READ_BYTES = 1 << 18
@@ -103,7 +104,13 @@ class Notebook:
     def note(self, line: str) -> None:
         """A line of the follower's own for log.txt. Raises OSError."""
         with self.folder.log_path.open("a", encoding="utf-8") as file:
-            file.write(f"composer-tui: {line}\n")
+            file.write(f"{NOTE_PREFIX}{line}\n")
+
+    def mark_current(self, moment: float) -> None:
+        """All that the run had done by then (unix seconds) is written. Raises OSError."""
+        path = _current_path(self.folder)
+        path.touch()
+        os.utime(path, (moment, moment))
 
     def save_position(self, log_time: float, recent: Iterable[int], begun: Iterable[Begun]) -> None:
         """All that came until now is written. Raises OSError."""
@@ -148,6 +155,14 @@ def is_followed(folder: RunFolder) -> bool:
     return is_held(folder.path / ".follow")
 
 
+def current_as_of(folder: RunFolder) -> float | None:
+    """Up to when (unix seconds) the folder has all of the run; None when no follower has said."""
+    try:
+        return _current_path(folder).stat().st_mtime
+    except OSError:
+        return None
+
+
 def is_held(path: Path) -> bool:
     """Somebody has that lock at this moment. Cheap."""
     try:
@@ -180,6 +195,10 @@ def take_lock(fd: int) -> bool:
             return True
         time.sleep(_LOCK_PAUSE_SECONDS)
     return False
+
+
+def _current_path(folder: RunFolder) -> Path:
+    return folder.path / ".current"
 
 
 def _position_path(folder: RunFolder) -> Path:

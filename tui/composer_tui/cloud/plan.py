@@ -12,6 +12,7 @@ import msgspec
 from composer_engine.cloud_spec import CloudSpec, app_name
 from composer_engine.config import ConfigError, ConfigProblem, RunConfig
 from composer_engine.contract import TAG_CAP_USD, TAG_LEASE_UNTIL, TAG_OWNER, TAG_RUN
+from composer_tui.numbers import duration
 from composer_tui.pricing.catalog import GpuRequest, UnknownGpu, parse_gpu
 from composer_tui.pricing.rates import Rates, dearest_usd_per_hour
 
@@ -20,6 +21,8 @@ FIRST_MINUTES = 3.0
 
 # Modal's regions begin with one of these; a narrower one goes on with a dash (us-west).
 REGIONS = ("af", "ap", "ca", "eu", "il", "jp", "me", "mx", "sa", "uk", "us")
+_CLOCK_SECONDS = 5.0  # so far apart two clocks may be, and a call take
+_CLOCK_WARN_SECONDS = 60.0
 _MINUTES_PER_HOUR = 60
 _SECONDS_PER_MINUTE = 60
 
@@ -49,18 +52,27 @@ def plan(
     now: float,
     owner: str,
     existing_secrets: Iterable[str] | None,
+    clock_ahead_seconds: float = 0.0,
 ) -> Plan:
     """What is asked of Modal at ``now`` (unix seconds). Raises `ConfigError`.
 
+    ``clock_ahead_seconds`` is by how much that is ahead of Modal's time: the container ends a lease
+    by its own clock, so a lease is told in Modal's.
     ``existing_secrets`` are the account's; None when it could not be asked, and then none is used.
     """
     check(config, rates)
     modal = config.modal
     cost = dearest_usd_per_hour(rates, modal)
-    lease_until = now + modal.lease_minutes * _SECONDS_PER_MINUTE
+    is_off = abs(clock_ahead_seconds) > _CLOCK_SECONDS
+    modal_now = now - clock_ahead_seconds if is_off else now
+    lease_until = modal_now + modal.lease_minutes * _SECONDS_PER_MINUTE
     there = frozenset(existing_secrets or ())
     missing = [name for name in modal.secrets if name not in there]
     warnings = list(_doubts(config, cost))
+    if abs(clock_ahead_seconds) > _CLOCK_WARN_SECONDS:
+        by = duration(abs(clock_ahead_seconds))
+        how = "ahead of" if clock_ahead_seconds > 0 else "behind"
+        warnings.append(f"this machine's clock is {by} {how} Modal's: the lease ends by Modal's")
     if missing and existing_secrets is None:
         warnings.append(f"secrets could not be listed; the run goes without {', '.join(missing)}")
     elif missing:

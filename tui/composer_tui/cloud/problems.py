@@ -34,7 +34,7 @@ _WORDS: dict[ProblemKind, tuple[str, str]] = {  # what it is, what to do
     "no_token": ("this machine has no Modal token", "modal token new"),
     "wrong_token": ("Modal refused the token: it is wrong, or has expired", "modal token new"),
     "no_network": ("Modal cannot be reached", "check the network, a proxy, or status.modal.com"),
-    "timeout": ("Modal did not answer in time", "it is tried again; see status.modal.com"),
+    "timeout": ("Modal did not answer in time", "check the network, a proxy, or status.modal.com"),
     "server": ("Modal answered with an error of its own", "try again; see status.modal.com"),
     "rate_limit": ("Modal limits how often it may be asked", "wait a minute, then try again"),
     "clock": (
@@ -166,6 +166,8 @@ def problem(kind: ProblemKind, message: str = "", hint: str = "") -> Problem:
 
 
 def _kind_of(error: BaseException) -> ProblemKind | None:
+    if isinstance(error, BrokenPipeError):
+        return None  # our own output's: a socket's comes as a lost connection
     if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
         return "timeout"
     if isinstance(error, ssl.SSLError):

@@ -48,9 +48,9 @@ def from_environ(wish: str, environ: Mapping[str, str]) -> tuple[str, str]:
     _require_key(key)
     value = environ.get(variable)
     if value is None:
-        raise BadValue(
-            f"--from-env {_shown(key)}: {_shown(variable)} is no variable of this environment"
-        )
+        if not _SURELY_A_NAME.match(variable):
+            raise BadValue("--from-env takes the name of a variable that holds the value")
+        raise BadValue(f"--from-env: the variable {variable} is not set here")
     return key, _usable(key, value)
 
 
@@ -152,7 +152,11 @@ def delete(name: str) -> None:
     async def ask() -> None:
         import modal
 
-        await modal.Secret.objects.delete.aio(name)
+        try:
+            await modal.Secret.objects.delete.aio(name)
+        except modal.exception.NotFoundError:
+            hint = "composer-tui secrets lists those that are there"
+            raise CloudProblem(problem("refused", f"there is no secret {name}", hint)) from None
 
     within(CALL_SECONDS, ask(), "deleting the secret")
 

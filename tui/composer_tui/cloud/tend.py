@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ from composer_engine.config import ModalConfig
 from composer_engine.contract import EVENTS_FILE
 from composer_engine.protocol import RunFailed
 from composer_tui.cloud.account_check import SERVER_URL, BadAccount, read_account
-from composer_tui.cloud.follow import follow
+from composer_tui.cloud.follow import conclude, follow
 from composer_tui.cloud.kill_rules import OVER
 from composer_tui.cloud.launch import Launched, is_launching, was_tried
 from composer_tui.cloud.launch import launch as put_on_modal
@@ -22,6 +23,10 @@ from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.notebook import Notebook, only_follower
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.transfer import run
+from composer_tui.cloud.trouble import Trouble
+from composer_tui.cloud.verdict import PLANE_GONE, STOPPED, Ending
+from composer_tui.cloud.whose import is_another, note_workspace, own_words
+from composer_tui.rehearsal import process
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.log_end import read_log_end
 
@@ -30,6 +35,8 @@ STOP_SECONDS = 20.0
 GONE_SECONDS = 10.0  # from the stop to no container; then they are stopped one by one
 AGAIN_SECONDS = 5.0
 YOUNG_SECONDS = 60.0  # so old an app may be that Modal does not know yet
+CLOSE_SECONDS = 60.0  # so long Modal is tried for the last word of a run whose app is gone
+PLANE_SECONDS = 1.0  # between two looks whether a rehearsal is still there
 MISSES = 3  # so often Modal does not know the app of a run that is over, before it is gone
 _LOOK_SECONDS = 0.3
 _EARLIER_SECONDS = 24 * 3600.0  # Modal's clock and ours need not agree
@@ -63,9 +70,13 @@ class _Tender:
         self._folder, self._should_stop = folder, should_stop
         self._notebook = Notebook(folder)
         self._misses = 0
+        self._trouble = Trouble("the way to Modal")
+        self._plane = _Plane("")
         try:
+            self._config = folder.read_record().config.modal
             self._created_at = folder.read_record().created_at
         except DamagedFolder:
+            self._config = ModalConfig()
             self._created_at = 0.0
 
     def run(self, *, launch: bool) -> None:
@@ -75,34 +86,84 @@ class _Tender:
             # What became of it is not known: it may run, and nothing here may say that it is over.
             self._notebook.note(f"{error}; `composer-tui apps` shows its app, if there is one")
             return
+        self._plane = _Plane("" if ref.rebuilt else ref.connection)
+        if not self._leaves():
+            self._try_on(ref, launch=launch)
+        if self._plane.is_gone:
+            self._conclude(known_ref(self._folder), PLANE_GONE)
+
+    def _try_on(self, ref: CloudRef, *, launch: bool) -> None:
+        """Until there is nothing left to do, or it was told to stop."""
+        began = time.monotonic()
         while not (ref.ended and self._notebook.state.ended):
             try:
                 if self._carry_on(ref, launch=launch):
                     return
+                self._note(self._trouble.back(time.monotonic()))
             except CloudProblem as error:
+                if ref.ended and time.monotonic() - began > CLOSE_SECONDS:
+                    self._conclude(ref, STOPPED)
+                    return
                 hint = f": {error.problem.hint}" if error.problem.hint else ""
-                self._notebook.note(f"{error.problem.message}{hint}")
+                words = f"{error.problem.message}{hint}"
+                self._note(self._trouble.lost(words, time.monotonic()))
             if not self._pause(AGAIN_SECONDS):
                 return
             launch = False
             ref = known_ref(self._folder)
 
+    def _leaves(self) -> bool:
+        """Told to stop, or there is nothing any more to follow it by."""
+        return self._should_stop() or self._plane.look()
+
     def _carry_on(self, ref: CloudRef, *, launch: bool) -> bool:
         """True when there is nothing left to do, or it was told to stop. Raises `CloudProblem`."""
+        if ref.ended and not self._notebook.state.ended:
+            return self._hear_out(ref)
         if not ref.call_id and (ref.rebuilt or not ref.launched_at):
             begun = self._begin(ref, launch=launch)
             if begun is None:
                 return True
             ref = begun.ref
             if begun.failure is not None:
+                if self._leaves():
+                    return True
                 if not self._notebook.state.ended:
                     self._notebook.say(begun.failure)
                 return self._end(ref, look=begun.asked and begun.failure.kind != "config")
         if not self._is_here(ref):
             return self._miss(ref)
-        if not run(follow(self._folder, ref, self._notebook, self._should_stop)):
+        ref = self._with_workspace(ref)
+        if not run(follow(self._folder, ref, self._notebook, self._leaves)):
             return True
         return self._end(ref)
+
+    def _hear_out(self, ref: CloudRef) -> bool:
+        """Whoever stopped its app saw that it is gone: only the last word is to be had.
+
+        True when there is nothing left to do. Raises `CloudProblem`.
+        """
+        if ref.app_id and self._is_here(ref):
+            run(follow(self._folder, ref, self._notebook, self._leaves))
+            return True
+        if self._is_anothers(ref):
+            return True
+        self._misses += 1
+        if self._misses < MISSES:
+            return False
+        self._conclude(ref, STOPPED)
+        return True
+
+    def _conclude(self, ref: CloudRef, ending: Ending) -> None:
+        """Nothing more can be had of it: it is over, and its last word comes from what is here."""
+        left = self._folder.path / "rehearsal" / "volumes" / self._config.runs_volume
+        copy = left / self._folder.run_id / EVENTS_FILE if ref.connection else None
+        conclude(self._folder, ref, self._notebook, ending, left=copy)
+        write_ref(self._folder, msgspec.structs.replace(ref, ended=True, rebuilt=False))
+
+    def _note(self, line: str | None) -> None:
+        if line is not None:
+            self._notebook.note(line)
 
     # The beginning.
 
@@ -142,6 +203,8 @@ class _Tender:
             write_ref(self._folder, ref)
             if found.has_call or was_rebuilt:
                 return Launched(ref)
+        elif self._is_anothers(ref):  # which may have its app
+            return None
         elif was_rebuilt:  # whether it was ever launched is not known
             return Launched(ref)
         what = "an app was created and nothing was run in it" if found else "no app was created"
@@ -165,6 +228,28 @@ class _Tender:
 
     # An app that Modal does not know.
 
+    def _is_anothers(self, ref: CloudRef) -> bool:
+        """It is in another account than Modal is asked in, and its log says so.
+
+        Raises `CloudProblem`.
+        """
+        if ref.connection or not is_another(ref):
+            return False
+        self._note_once(
+            f"{ref.app_id or ref.app_name} is not in the account of {_account()}, but in that of "
+            f"{own_words(ref)}: nothing is said of how it fares until it is asked for there"
+        )
+        return True
+
+    def _with_workspace(self, ref: CloudRef) -> CloudRef:
+        """Modal knows its app: this is its account."""
+        if ref.connection or ref.workspace:
+            return ref
+        named = msgspec.structs.replace(known_ref(self._folder), workspace=note_workspace(ref))
+        if named.workspace:
+            write_ref(self._folder, named)
+        return named
+
     def _is_here(self, ref: CloudRef) -> bool:
         """Modal knows the app, in the account that it is asked in. Raises `CloudProblem`."""
         if not ref.app_id:
@@ -178,6 +263,8 @@ class _Tender:
         other, only what it left on the volume shows that this is the account that it was in.
         """
         app = ref.app_id or ref.app_name
+        if self._is_anothers(ref):
+            return True
         if self._notebook.state.ended:
             self._misses += 1
             if self._misses < MISSES:
@@ -187,7 +274,7 @@ class _Tender:
             return True
         if within(STOP_SECONDS, self._is_on_volume(), "the volume"):
             gone = msgspec.structs.replace(ref, app_id="")
-            return not run(follow(self._folder, gone, self._notebook, self._should_stop))
+            return not run(follow(self._folder, gone, self._notebook, self._leaves))
         if not ref.rebuilt and time.time() - ref.launched_at < YOUNG_SECONDS:
             return False
         self._note_once(
@@ -199,12 +286,8 @@ class _Tender:
     async def _is_on_volume(self) -> bool:
         import modal
 
-        try:
-            config = self._folder.read_record().config.modal
-        except DamagedFolder:
-            config = ModalConfig()
         volume = modal.Volume.from_name(
-            config.runs_volume, environment_name=config.environment or None
+            self._config.runs_volume, environment_name=self._config.environment or None
         )
         try:
             async for _ in volume.read_file.aio(f"{self._folder.run_id}/{EVENTS_FILE}"):
@@ -260,25 +343,47 @@ class _Tender:
                     return self._insist(ref)
                 time.sleep(_LOOK_SECONDS)
         except CloudProblem as error:
-            self._notebook.note(f"cannot see that {ref.app_id} is gone ({error.problem.message})")
+            why = f"whether {ref.app_id} is gone cannot be seen: {error.problem.message}"
+            self._note(self._trouble.lost(why, time.monotonic()))
             return False
+        self._note(self._trouble.back(time.monotonic()))
         return True
 
     def _insist(self, ref: CloudRef) -> bool:
         """Its containers do not go by themselves."""
-        from composer_tui.cloud.kill import stop_apps
+        from composer_tui.cloud.kill import emergency_stop
 
         self._notebook.note(f"{ref.app_id} is over and its containers are still there: stopping")
-        return stop_apps([ref.app_id], "now", 0.0, lambda _: None).zero
+        stopped = emergency_stop(
+            [ref.app_id], _environ(ref), lambda _: None, give_up=self._should_stop
+        )
+        return stopped.zero
 
     def _pause(self, seconds: float) -> bool:
         """False when told to stop meanwhile."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self._should_stop():
+            if self._leaves():
                 return False
             time.sleep(min(_LOOK_SECONDS, seconds))
-        return not self._should_stop()
+        return not self._leaves()
+
+
+class _Plane:
+    """The rehearsal that a run is in; "" for Modal itself, which is never gone."""
+
+    def __init__(self, connection: str) -> None:
+        self._connection = connection
+        self._looked_at = -PLANE_SECONDS
+        self.is_gone = False
+
+    def look(self) -> bool:
+        """Its process has ended. Cheap: it is seldom looked at."""
+        now = time.monotonic()
+        if self._connection and now - self._looked_at >= PLANE_SECONDS:
+            self._looked_at = now
+            self.is_gone = process.find(Path(self._connection)) is None
+        return self.is_gone
 
 
 def _environ(ref: CloudRef) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from composer_tui.cloud.modal_thread import quiet_asyncio
 from composer_tui.cloud.problems import CloudProblem, problem, problem_of
 from composer_tui.cloud.wire import Problem
 
@@ -41,6 +42,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 
     Raises `CloudProblem`, and what is not about Modal as it is.
     """
+    quiet_asyncio()
     try:
         return asyncio.run(work)
     except Exception as error:  # the border: what this means is decided by `problem_of`

@@ -1,14 +1,21 @@
 """How a call on Modal ended, and the last word of a run whose engine did not say one. Pure."""
 
+import re
+import signal
 from typing import Any, NamedTuple, get_args
 
-from composer_engine.protocol import Event, FailureKind, RunFailed, RunFinished
+from composer_engine.protocol import EndedBy, Event, FailureKind, RunFailed, RunFinished
 from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.problems import redact
 from composer_tui.runs.sanitise import clean
 
 _LOST = "work since the last checkpoint is lost"
 _MOST_CHARACTERS = 400
+_STOPPED = re.compile(
+    r"\b(?:app|call|input)\b[^.:;]{0,40}\b(?:was|were|been)\s(?:stopped|terminated|cancell?ed)\b",
+    re.IGNORECASE,
+)
+_BY_SIGNAL = re.compile(r"\bby signal:?\s(?P<number>\d{1,2})\b", re.IGNORECASE)
 
 
 class Ending(NamedTuple):
@@ -18,9 +25,16 @@ class Ending(NamedTuple):
     message: str
     hint: str = ""
     value: dict[str, Any] | None = None
+    by_signal: bool = False
 
 
 UNKNOWN = Ending("runner", "the app ended, and Modal does not say how", _LOST)
+STOPPED = Ending("killed", "the app was stopped", _LOST)
+PLANE_GONE = Ending(
+    "killed",
+    "the rehearsal's control plane is gone: its process has ended, and its containers with it",
+    "rehearsal/rehearsal.log in the run's folder says more; launch it again",
+)
 
 
 def ending_of_value(value: object) -> Ending:
@@ -41,11 +55,18 @@ def ending_of_error(error: BaseException) -> Ending:
         return Ending("preempted", "Modal took the container away", _LOST)
     if name == "OutputExpiredError":
         return UNKNOWN
-    if _is_stop(text):
-        return Ending("killed", "the app was stopped", _LOST)
-    known = diagnose(f"{name}: {text}")
+    if name == "RemoteError" and (not text or _STOPPED.search(text)):
+        # Modal's client drops the result's status; what was cancelled in its container has no text.
+        return STOPPED
+    by_signal = _BY_SIGNAL.search(text)
+    number = int(by_signal["number"]) if by_signal else 0
+    # The table of failures knows SIGKILL as a shell tells it.
+    known = diagnose(f"{name}: {text}" + (" exit code 137" if number == signal.SIGKILL else ""))
     if known is not None:
-        return Ending(known.kind, known.what, known.fix)
+        return Ending(known.kind, known.what, known.fix, by_signal=known.name == "killed")
+    if number:
+        message = f"the container was ended by {_signal_name(number)}"
+        return Ending("killed", message, f"log.txt has its last lines; {_LOST}", by_signal=True)
     return Ending("engine", f"the container failed: {said}", "log.txt has its last lines")
 
 
@@ -60,19 +81,24 @@ def last_word(ending: Ending, log: list[str], steps: int) -> Event:
             steps=int(done) if done.isdecimal() else steps,
             stopped_early=outcome == "stopped",
             reason=reason,
+            ended_by=_ended_by(value.get("ended_by")),
         )
     detail = "\n".join(log)
     if outcome in get_args(FailureKind):
         kind: FailureKind = outcome  # type: ignore[assignment]  # the line above looked
         return RunFailed(kind=kind, message=reason or ending.message, detail=detail)
-    known = diagnose(detail) if ending.kind in ("engine", "runner") else None
-    if known is not None:
+    known = diagnose(detail) if ending.kind in ("engine", "runner") or ending.by_signal else None
+    if known is not None and (known.kind == "oom" or not ending.by_signal):
         return RunFailed(kind=known.kind, message=known.what, hint=known.fix, detail=detail)
     return RunFailed(kind=ending.kind, message=ending.message, hint=ending.hint, detail=detail)
 
 
-def _is_stop(text: str) -> bool:
-    lowered = text.lower()
-    return any(
-        word in lowered for word in ("terminated", "cancelled", "canceled", "app was stopped")
-    )
+def _ended_by(word: object) -> EndedBy:
+    return next((kind for kind in get_args(FailureKind) if kind == word), "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -62,6 +62,14 @@ def container_path(volume: str, remote: str) -> str:
     return f"{MOUNTS.get(volume, '<mount>')}/{remote.strip('/')}".rstrip("/")
 
 
+def path_on(volume: str, path: str) -> str:
+    """The path on the volume, also of one that is written as a container sees it."""
+    mount = MOUNTS.get(volume)
+    if mount is None or not f"{path}/".startswith(f"{mount}/"):
+        return path
+    return path.removeprefix(mount) or "/"
+
+
 def usd_per_month(size_bytes: int, rates: Rates) -> Decimal | None:
     """What so many bytes cost in a month, before what Modal gives for free."""
     rate = rates.usd_per_hour.get(STORAGE_RATE)

@@ -105,7 +105,11 @@ StopStage = Literal[
 
 
 class StopProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the stop of one app is. "gone" is only ever said of what was verified."""
+    """Where the stop of one app is. "gone" is only ever said of what was verified.
+
+    ``kind`` is what the matter was where it "failed". ``usd_per_hour`` is what is left of it costs
+    (None: not known), ``by_hand`` the command that stops it without this program.
+    """
 
     app_id: str
     name: str
@@ -115,6 +119,9 @@ class StopProgress(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     saved: bool = False
     final_usd: Decimal | None = None
+    kind: ProblemKind | None = None
+    usd_per_hour: Decimal | None = None
+    by_hand: str = ""
 
 
 class StopResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,21 +6,18 @@ import time
 import msgspec
 
 from composer_tui.cloud.orphans import is_to_mark
+from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.rates_cache import KnownRates, kept_rates
-from composer_tui.cloud.wire import App, Apps, Problem
+from composer_tui.cloud.wire import App, Apps
+from composer_tui.headless.troubles import asking_modal, print_problem, status_of
 from composer_tui.numbers import DASH, dollars, duration
 from composer_tui.runs.store import RunStore
-
-UNREACHED, UNAUTHORISED = 1, 2
-_TOKEN_PROBLEMS = ("no_token", "wrong_token")
 
 
 def print_apps(store: RunStore, *, as_json: bool, every: bool) -> int:
     """0 when the list is Modal's own of now; the problem's status when it is not."""
-    from composer_tui.cloud.apps import list_apps
-
     now = time.time()
-    apps = list_apps(store, now)
+    apps = ask_for_apps(store, now, quietly=as_json)
     shown = [app for app in apps.apps if every or matters(app)]
     if as_json:
         answer = msgspec.structs.replace(apps, apps=tuple(shown))
@@ -33,7 +30,18 @@ def print_apps(store: RunStore, *, as_json: bool, every: bool) -> int:
         print("what lives on Modal is NOT known", file=sys.stderr)
     if apps.problem is not None:
         print_problem(apps.problem)
-    return 0 if is_current(apps, now) else problem_status(apps.problem)
+    return 0 if is_current(apps, now) else status_of(apps.problem)
+
+
+def ask_for_apps(store: RunStore, now: float, *, quietly: bool = False) -> Apps:
+    """The list of now, or what is in the way of it."""
+    from composer_tui.cloud.apps import list_apps
+
+    try:
+        with asking_modal(quietly=quietly):
+            return list_apps(store, now)
+    except CloudProblem as failure:
+        return Apps(problem=failure.problem)
 
 
 def matters(app: App) -> bool:
@@ -44,17 +52,6 @@ def matters(app: App) -> bool:
 def is_current(apps: Apps, now: float) -> bool:
     """It was read now, and is not a memory."""
     return apps.as_of == now
-
-
-def problem_status(problem: Problem | None) -> int:
-    """What the shell is told: 2 for what the user can mend, 1 for what Modal or the net has."""
-    return UNAUTHORISED if problem is not None and problem.kind in _TOKEN_PROBLEMS else UNREACHED
-
-
-def print_problem(problem: Problem) -> None:
-    """One line on stderr."""
-    hint = f" (try: {problem.hint})" if problem.hint else ""
-    print(f"composer-tui: {problem.message}{hint}", file=sys.stderr)
 
 
 def _print_table(apps: list[App], now: float) -> None:
@@ -100,6 +97,7 @@ def _print_footer(apps: Apps, shown: int, now: float, rates: KnownRates) -> None
     orphans = sum(map(is_to_mark, apps.apps))
     hidden = len(apps.apps) - shown
     parts = [
+        f"environment {apps.environment or 'main'}",
         f"{len(apps.apps)} live",
         f"{orphans} {'orphan' if orphans == 1 else 'orphans'}",
         f"burn {dollars(apps.burn_usd_per_hour)}/h",

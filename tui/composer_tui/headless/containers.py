@@ -6,6 +6,7 @@ from collections import deque
 
 import msgspec
 
+from composer_engine.protocol import RunStarted, StepCompleted, Unrecognized, decode
 from composer_tui.cloud.app_logs import LogLine, follow_logs, read_logs
 from composer_tui.cloud.containers import (
     ContainerLine,
@@ -16,9 +17,11 @@ from composer_tui.cloud.containers import (
 )
 from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.wire import Problem
+from composer_tui.headless.narrator import Narrator, step_line
 from composer_tui.headless.tables import local_time, print_table
+from composer_tui.headless.troubles import asking_modal
 from composer_tui.numbers import duration
-from composer_tui.runs.sanitise import clean
+from composer_tui.runs.sanitise import clean, clean_event
 
 _EVIDENCE_LINES = 200
 
@@ -30,11 +33,12 @@ class _Listing(msgspec.Struct, frozen=True, kw_only=True):
 
 def print_containers(app: str, *, as_json: bool) -> int:
     """Containers of the environment; of one app also how busy its functions are."""
-    app_id = find_app(app) if app else ""
-    listing = _Listing(
-        containers=list_containers(app_id),
-        functions=function_stats(app_id) if app_id else [],
-    )
+    with asking_modal(quietly=as_json):
+        app_id = find_app(app) if app else ""
+        listing = _Listing(
+            containers=list_containers(app_id),
+            functions=function_stats(app_id) if app_id else [],
+        )
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode(listing) + b"\n")
         return 0
@@ -74,27 +78,54 @@ def print_logs(
 ) -> int:
     """The lines, and on stderr what they say of a known failure."""
     evidence: deque[str] = deque(maxlen=_EVIDENCE_LINES)
+    teller = _Teller(timestamps=timestamps)
+    with asking_modal(quietly=as_json) as heard:
 
-    def show(line: LogLine) -> None:
-        text = clean(line.text)
-        evidence.append(text)
-        if as_json:
-            cleaned = msgspec.structs.replace(line, text=text)
-            sys.stdout.buffer.write(msgspec.json.encode(cleaned) + b"\n")
-        else:
-            when = f"{local_time(line.time)} " if timestamps and line.time else ""
-            sys.stdout.write(f"{when}{text}\n")
+        def show(line: LogLine) -> None:
+            heard()
+            text = clean(line.text)
+            evidence.append(text)
+            if as_json:
+                cleaned = msgspec.structs.replace(line, text=text)
+                sys.stdout.buffer.write(msgspec.json.encode(cleaned) + b"\n")
+            else:
+                teller.take(line, text)
+            if follow:
+                sys.stdout.flush()
+
         if follow:
-            sys.stdout.flush()
-
-    if follow:
-        follow_logs(which, show, _trouble, tail=tail)
-    else:
-        read_logs(which, show, since=since, tail=tail)
+            follow_logs(which, show, _trouble, tail=tail)
+        else:
+            read_logs(which, show, since=since, tail=tail)
     sys.stdout.flush()
     if diagnosis := diagnose("\n".join(evidence)):
         print(f"composer-tui: {diagnosis.what} (try: {diagnosis.fix})", file=sys.stderr)
     return 0
+
+
+class _Teller(Narrator):
+    """Lines as they are; those that are a run's events are told in words, every step of them."""
+
+    def __init__(self, *, timestamps: bool) -> None:
+        super().__init__(quiet=False)
+        self._timestamps, self._time, self._steps = timestamps, 0.0, 0
+
+    def take(self, line: LogLine, text: str) -> None:
+        self._time = line.time
+        event = decode(line.text.encode()) if line.text.startswith("{") else None
+        match event:
+            case None | Unrecognized(seq=None):
+                self.say(text)
+            case StepCompleted():
+                self.say(step_line(event, self._steps))
+            case _:
+                if isinstance(event, RunStarted):
+                    self._steps = event.total_steps
+                self.tell(clean_event(event))
+
+    def say(self, text: str) -> None:
+        when = f"{local_time(self._time)} " if self._timestamps and self._time else ""
+        sys.stdout.write(f"{when}{text}\n")
 
 
 def _trouble(problem: Problem) -> None:

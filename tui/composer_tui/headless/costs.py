@@ -22,8 +22,8 @@ from composer_tui.cloud.ledger import CloudRef, cloud_runs
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.rates_cache import kept_rates
 from composer_tui.cloud.wire import Problem
-from composer_tui.headless.apps import print_problem
 from composer_tui.headless.tables import local_time, print_table
+from composer_tui.headless.troubles import print_problem
 from composer_tui.numbers import DASH, dollars
 from composer_tui.pricing.catalog import UnknownGpu
 from composer_tui.pricing.rates import Rates, container_usd_per_hour

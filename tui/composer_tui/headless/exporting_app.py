@@ -1,5 +1,6 @@
 """`export-app`: a run as a folder with a script for Modal and one for this machine."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,15 @@ from composer_engine.config import RunConfig
 from composer_tui.cloud.export_app import export_app
 from composer_tui.pricing.catalog import parse_gpu
 from composer_tui.pricing.rates import dearest_usd_per_hour, snapshot_rates
+from composer_tui.runners.preflight import check_inputs
 
 
 def export_run_app(config: RunConfig, folder: Path, secrets: Sequence[str]) -> int:
     """0 when all is written; what there is, is printed.
 
-    Raises `ExportRefused` and `UnknownGpu`.
+    Raises `ConfigError`, `ExportRefused` and `UnknownGpu`.
     """
+    check_inputs(config, "modal")
     gpus = [parse_gpu(text).gpu for text in config.modal.gpu]
     spec = CloudSpec(
         run_id=config.name,
@@ -26,9 +29,18 @@ def export_run_app(config: RunConfig, folder: Path, secrets: Sequence[str]) -> i
     )
     for path in export_app(spec, folder):
         print(path)
-    print(
-        f"on Modal: cd {folder} && modal run modal_app.py\n"
-        f"here: pip install -r {folder}/requirements.txt && python {folder}/train_local.py",
-        file=sys.stderr,
-    )
+    for line in next_commands(folder):
+        print(line, file=sys.stderr)
     return 0
+
+
+def next_commands(folder: Path) -> list[str]:
+    """What to type next, fit for a shell whatever the folder is called."""
+    named = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    place, packages, script = (
+        shlex.quote(named + end) for end in ("", "/requirements.txt", "/train_local.py")
+    )
+    return [
+        f"on Modal: cd {place} && modal run modal_app.py",
+        f"here: pip install -r {packages} && python {script}",
+    ]

@@ -42,19 +42,27 @@ def _leave(handle: RunHandle) -> int:
 
 
 class _Stopper:
-    """Ctrl-C: the first saves and stops, the second stops at once. Stopping waits elsewhere."""
+    """Ctrl-C: the first saves and stops, the second stops at once, the third waits for neither.
+
+    Stopping waits elsewhere.
+    """
 
     def __init__(self, handle: RunHandle) -> None:
         self._handle = handle
         self._threads: list[threading.Thread] = []
+        self._gave_up = False
 
     def __call__(self, _signal: int, _frame: FrameType | None) -> None:
+        if len(self._threads) > 1:
+            self._gave_up = True
+            _warn(_unverified(self._handle))
+            raise KeyboardInterrupt
         mode: StopMode = "now" if self._threads else "graceful"
         if mode == "graceful":
             _warn("saving a checkpoint, then stopping; Ctrl-C again stops at once")
         else:
-            _warn("stopping at once")
-        thread = threading.Thread(target=self._stop, args=(mode,))
+            _warn("stopping at once; Ctrl-C again does not wait for it")
+        thread = threading.Thread(target=self._stop, args=(mode,), daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -65,8 +73,23 @@ class _Stopper:
             _warn(f"NOT stopped: {error.strerror or error}")
 
     def wait(self) -> None:
-        for thread in self._threads:
-            thread.join()
+        if self._gave_up:
+            return
+        try:
+            for thread in self._threads:
+                thread.join()
+        except KeyboardInterrupt:
+            _warn(_unverified(self._handle))
+            raise
+
+
+def _unverified(handle: RunHandle) -> str:
+    """What somebody who does not wait for a stop is not told by it."""
+    run_id = handle.folder.run_id
+    ref = handle.ref if isinstance(handle, CloudRun) else None
+    app = f" (app {ref.app_id})" if ref is not None and ref.app_id else ""
+    what = f"NOT verified: that {run_id}{app} has ended"
+    return f"{what}; it is ended, and looked at, by: composer-tui stop {run_id} --now --yes"
 
 
 def _warn(text: str) -> None:

@@ -7,16 +7,18 @@ import msgspec
 
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.wire import Problem, StopProgress
-from composer_tui.headless.apps import is_current, print_problem, problem_status
+from composer_tui.headless.apps import ask_for_apps, is_current
 from composer_tui.headless.consent import has_consent
 from composer_tui.headless.stop_targets import CannotStop, CloudTarget
 from composer_tui.headless.stopping import (
     REFUSED,
+    by_hand_lines,
     quiet_teller,
     result_line,
     stop_cloud,
     volumes_line,
 )
+from composer_tui.headless.troubles import print_problem, status_of
 from composer_tui.numbers import dollars, duration
 from composer_tui.runs.store import RunStore
 
@@ -29,18 +31,17 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
     Silent when there is nothing. 0 when nothing is left, as far as all could be looked at, and 2
     without consent. Raises `CannotStop`.
     """
-    from composer_tui.cloud.apps import list_apps
     from composer_tui.cloud.lease import left_over
 
     stopped: dict[str, StopProgress] = {}
     left, told = [], list[Problem]()
     for is_last in (*(False,) * _ROUNDS, True):
-        now = time.time()
-        apps = list_apps(store, now)
+        now = time.time()  # from cron nothing is to be said while there is nothing to tell
+        apps = ask_for_apps(store, now, quietly=as_json or not sys.stderr.isatty())
         if not is_current(apps, now):
             if apps.problem is not None:
                 print_problem(apps.problem)
-            return problem_status(apps.problem)
+            return status_of(apps.problem)
         if apps.problem is not None and apps.problem not in told:
             told.append(apps.problem)
             print_problem(apps.problem)
@@ -64,6 +65,8 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
     else:
         for progress in stopped.values():
             print(result_line(progress))
+            for line in by_hand_lines(progress, None):
+                print(line)
         if stopped:
             print(volumes_line())
     unknown = [found for found in told if found.kind != "clock"]
@@ -72,17 +75,19 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
 
 def extend_lease(store: RunStore, app_id: str, minutes: float) -> int:
     """Prints the lease's new end, and what it may cost until then."""
-    from composer_tui.cloud.apps import list_apps
     from composer_tui.cloud.lease import extend
 
     now = time.time()
-    apps = list_apps(store, now)
+    apps = ask_for_apps(store, now)
+    if not is_current(apps, now) and apps.problem is not None:
+        print_problem(apps.problem)
+        return status_of(apps.problem)
     app = next((app for app in apps.apps if app_id in (app.app_id, app.run_id, app.name)), None)
     try:
         until = extend(store, app.app_id if app else app_id, minutes, now)
     except CloudProblem as failure:
         print_problem(failure.problem)
-        return problem_status(failure.problem)
+        return status_of(failure.problem)
     burn = app.burn_usd_per_hour if app else None
     most = f"; at most {dollars(burn * round(until - now) / 3600)} until then" if burn else ""
     stamp = time.strftime("%Y-%m-%d %H:%M", time.localtime(until))

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from composer_engine.config import RunConfig, differences, field_text
 from composer_engine.protocol import Event, Unrecognized
+from composer_tui.headless.catching_up import NOT_ON_MODAL, Standing, catch_up, standing_of
 from composer_tui.headless.narrator import failure_lines
 from composer_tui.headless.tables import print_table
 from composer_tui.numbers import DASH, dollars, duration, number
@@ -31,6 +32,7 @@ from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore, RunSummary
 from composer_tui.runs.timeline import PhaseCost, Timeline, timeline
+from composer_tui.runs.words import state_words
 
 _BLOCK = 1 << 18
 
@@ -45,19 +47,24 @@ def settle_all(store: RunStore) -> None:
 def print_runs(store: RunStore, *, as_json: bool) -> int:
     """All runs, the newest first."""
     settle_all(store)
+    standings = catch_up(store, store.folders())
     summaries = store.summaries()
     if as_json:
         # A folder's name need not be UTF-8; JSON must be.
-        named = [msgspec.structs.replace(s, run_id=clean(s.run_id)) for s in summaries]
-        sys.stdout.buffer.write(msgspec.json.encode(named) + b"\n")
+        rows = [
+            msgspec.to_builtins(msgspec.structs.replace(one, run_id=clean(one.run_id)))
+            | standings.get(one.run_id, NOT_ON_MODAL).facts()
+            for one in summaries
+        ]
+        sys.stdout.buffer.write(msgspec.json.encode(rows) + b"\n")
     elif not summaries:
         print(f"no runs in {store.root}; start one: composer-tui run smoke")
     else:
-        _print_table(summaries)
+        _print_table(summaries, standings)
     return 0
 
 
-def _print_table(summaries: list[RunSummary]) -> None:
+def _print_table(summaries: list[RunSummary], standings: Mapping[str, Standing]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -78,7 +85,10 @@ def _print_table(summaries: list[RunSummary]) -> None:
             number(summary.reward_mean),
             duration(now - summary.created_at),
             summary.model or DASH,
-            summary.damage or summary.failure,
+            summary.damage
+            or summary.failure
+            or summary.guard_rail
+            or standings.get(summary.run_id, NOT_ON_MODAL).words(now),
         )
         # A folder's name is the one text here that no feed has cleaned.
         table.add_row(*(Text(clean(cell)) for cell in cells))
@@ -131,6 +141,7 @@ def run_facts(folder: RunFolder) -> tuple[dict[str, Any], RunState]:
 
 def print_run(folder: RunFolder, *, as_json: bool) -> int:
     """One run, whole."""
+    standing = standing_of(folder)
     facts, state = run_facts(folder)
     attempts = so_far(read_costs(folder), state)
     phases = timeline(_all_events(folder), attempts)
@@ -141,9 +152,10 @@ def print_run(folder: RunFolder, *, as_json: bool) -> int:
             "gpu_seconds": phases.gpu_seconds,
             "usd": spent(attempts).usd if attempts else None,
         }
-        sys.stdout.buffer.write(msgspec.json.encode(facts | money) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(facts | standing.facts() | money) + b"\n")
         return 0
-    for name, value in _lines(facts, state):
+    age = standing.words(time.time())
+    for name, value in [*_lines(facts, state), *([("current", age)] if age else [])]:
         print(f"{name:<12}{clean(value)}")
     if state.failure is not None:
         print("\n".join(failure_lines(state.failure)))
@@ -209,7 +221,7 @@ def _lines(facts: dict[str, Any], state: RunState) -> list[tuple[str, str]]:
     channels = last.channels if last else None
     lines = [
         ("run", facts["run_id"]),
-        ("state", state.life),
+        ("state", state_words(state)),
         ("folder", facts["folder"]),
         ("model", f"{state.model or DASH}  {state.parameters:,} parameters"),
         ("device", state.device.name if state.device else DASH),

@@ -45,6 +45,13 @@ class Narrator:
         else:
             print(text, flush=True)
 
+    def warn(self, text: str) -> None:
+        """A line on stderr, above the bar; also when quiet."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def tell(self, event: p.Event | p.Unrecognized) -> None:
         """One event, in words, if a person would want to know."""
         self._move_bar(event)
@@ -56,7 +63,7 @@ class Narrator:
                 for line in failure_lines(event):
                     self.say(line)
             case p.RunFinished() if self._started_at is not None:
-                self.say(f"{finished_words(event)} in {duration(event.time - self._started_at)}")
+                self.say(finished_words(event, duration(event.time - self._started_at)))
             case p.RunStarted():
                 self._total, self._started_at = event.total_steps, event.time
                 self.say(started_words(event))
@@ -79,10 +86,13 @@ class Narrator:
 
 
 def step_line(event: p.StepCompleted, total: int) -> str:
-    """One step as one line; a channel that had nothing to learn from shows a dash."""
+    """One step as one line; a channel that had nothing to learn from shows a dash.
+
+    ``total`` is 0 where it is not known.
+    """
     channels = event.channels
     parts = [
-        f"step {event.step}/{total}",
+        f"step {event.step}/{total}" if total else f"step {event.step}",
         f"reward {number(event.reward_mean)}",
         f"loss {number(event.loss)}",
         f"grpo {number(channels.grpo)}",

@@ -61,6 +61,7 @@ def create_secret(
         raise BadValue("there is no value in it")
     create(name, values, add=add)
     print(f"secret {clean(name)}: {', '.join(values)}")
+    print(f"a run gets it with --set modal.secrets={clean(name)}", file=sys.stderr)
     return 0
 
 

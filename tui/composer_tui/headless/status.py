@@ -9,9 +9,11 @@ _GUARD_RAILS = {"non_finite", "budget", "timeout"}
 
 
 def exit_status(state: RunState) -> int:
-    """0: finished, or not over yet; 1: failed; 2: what was asked for cannot be run; 3: an alert."""
+    """0: finished, stopped by a person, or not over yet; 1: failed; 2: it cannot be run;
+    3: ended by a guard rail.
+    """
     if state.failure is None:
-        return FINISHED
+        return STOPPED_BY_ALERT if state.guard_rail else FINISHED
     if state.failure.kind == "config":
         return MISTAKEN
     return STOPPED_BY_ALERT if state.failure.kind in _GUARD_RAILS else FAILED

@@ -13,7 +13,8 @@ from composer_tui.cloud.ledger import CloudRef, cloud_runs, known_ref
 from composer_tui.cloud.orphans import is_to_mark
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.wire import App, Apps
-from composer_tui.headless.apps import is_current, print_problem
+from composer_tui.headless.apps import ask_for_apps, is_current
+from composer_tui.headless.troubles import print_problem
 from composer_tui.numbers import dollars, duration
 from composer_tui.runners.attach import attach
 from composer_tui.runners.base import RunHandle
@@ -56,6 +57,19 @@ class CloudTarget(NamedTuple):
     app: App | None = None
     grace_seconds: float = GRACE_SECONDS
     folder: RunFolder | None = None
+    ref_usd_per_hour: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """Its run's, "" where this machine has none."""
+        return self.folder.run_id if self.folder is not None else ""
+
+    @property
+    def usd_per_hour(self) -> Decimal | None:
+        """What one container of it costs, None where that is not known."""
+        if self.app is not None and self.app.usd_per_hour is not None:
+            return self.app.usd_per_hour
+        return Decimal(self.ref_usd_per_hour) if self.ref_usd_per_hour else None
 
 
 class Targets(NamedTuple):
@@ -92,7 +106,11 @@ def find_targets(store: RunStore, request: Request) -> Targets:
     for name in request.names:
         if _APP_ID.fullmatch(name):
             folder, ref = known.get(name, (None, CloudRef(app_name="")))
-            _add(targets, CloudTarget(name, ref.app_name, ref.connection, folder=folder))
+            price = ref.usd_per_hour
+            found = CloudTarget(
+                name, ref.app_name, ref.connection, folder=folder, ref_usd_per_hour=price
+            )
+            _add(targets, found)
             continue
         try:
             folder = store.find(name)
@@ -145,7 +163,12 @@ def _add_cloud_run(store: RunStore, targets: Targets, folder: RunFolder) -> None
     with contextlib.suppress(DamagedFolder):
         grace = folder.read_record().config.modal.stop_grace_seconds
     found = CloudTarget(
-        ref.app_id, ref.app_name, ref.connection, grace_seconds=grace, folder=folder
+        ref.app_id,
+        ref.app_name,
+        ref.connection,
+        grace_seconds=grace,
+        folder=folder,
+        ref_usd_per_hour=ref.usd_per_hour,
     )
     _add(targets, found)
 
@@ -157,9 +180,11 @@ def _apps_called(store: RunStore, name: str, no_run: str) -> Iterable[CloudTarge
     try:
         apps = _listed(store)
     except CloudProblem as failure:
-        if failure.problem.kind != "no_token":
+        missing = failure.problem
+        if missing.kind != "no_token" or name.startswith("ap-"):
             raise
-        raise CannotStop(no_run) from None
+        unasked = f"{missing.message}, so Modal was not asked for an app of that name"
+        raise CannotStop(f"{no_run}; {unasked} (try: {missing.hint})") from None
     found = [app for app in apps.apps if app.name == name]
     if not found:
         raise CannotStop(f"neither a run nor an app on Modal is called {clean(name)!r}")
@@ -171,11 +196,10 @@ def _apps_called(store: RunStore, name: str, no_run: str) -> Iterable[CloudTarge
 
 def _listed(store: RunStore) -> Apps:
     """The list of now. Raises `CloudProblem` when it cannot be had."""
-    from composer_tui.cloud.apps import list_apps
     from composer_tui.cloud.problems import problem
 
     now = time.time()
-    apps = list_apps(store, now)
+    apps = ask_for_apps(store, now)
     if not is_current(apps, now):
         raise CloudProblem(apps.problem or problem("server"))
     if apps.problem is not None:

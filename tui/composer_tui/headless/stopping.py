@@ -1,15 +1,17 @@
 """`stop`: end runs and apps, and say of each, once it is verified, how it ended."""
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from composer_tui.cloud.kill_rules import dashboard_url, stop_command
+from composer_tui.cloud.ledger import mark_gone
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.wire import StopProgress, StopResult
-from composer_tui.headless.apps import print_problem, problem_status
 from composer_tui.headless.consent import has_consent
 from composer_tui.headless.stop_targets import (
     OWN_ACCOUNT,
@@ -20,6 +22,13 @@ from composer_tui.headless.stop_targets import (
     account,
     describe,
     find_targets,
+)
+from composer_tui.headless.troubles import (
+    TO_MEND,
+    TOKEN_PROBLEMS,
+    check_account,
+    print_problem,
+    status_of,
 )
 from composer_tui.numbers import dollars, duration
 from composer_tui.runners.base import RunHandle, StopReport
@@ -53,9 +62,11 @@ def stop_all(store: RunStore, request: Request) -> int:
     """
     try:
         targets = find_targets(store, request)
+        if any(target.connection == OWN_ACCOUNT for target in targets.cloud):
+            check_account()
     except CloudProblem as failure:
         print_problem(failure.problem)
-        return problem_status(failure.problem)
+        return status_of(failure.problem)
     if len(request.names) == 1 and len(targets.local) == 1 and not targets.cloud:
         mode, grace = request.mode, request.grace_seconds
         return stop_run(targets.local[0], mode, grace, as_json=request.as_json)
@@ -113,11 +124,15 @@ def tell(progress: StopProgress) -> None:
     print(f"{name}: {words}{left} [{duration(progress.seconds)}]{note}", file=sys.stderr)
 
 
-def quiet_teller() -> Callable[[StopProgress], None]:
-    """Tells only what is new."""
+def quiet_teller(
+    last: dict[str, StopProgress] | None = None,
+) -> Callable[[StopProgress], None]:
+    """Tells only what is new. ``last`` is kept up to date, by app."""
     told: dict[str, tuple[object, ...]] = {}
 
     def on_progress(progress: StopProgress) -> None:
+        if last is not None:
+            last[progress.app_id] = progress
         now = (progress.stage, progress.containers, progress.message)
         if told.get(progress.app_id) != now and progress.stage != "gone":
             tell(progress)
@@ -139,6 +154,27 @@ def result_line(progress: StopProgress) -> str:
     left = " ".join(progress.containers) or "its containers could not be listed"
     note = f"; {progress.message}" if progress.message else ""
     return f"{name}: NOT verified as gone after {took}: {left}{note}"
+
+
+def by_hand_lines(progress: StopProgress, target: CloudTarget | None) -> list[str]:
+    """Of an app that was not seen to end: what it goes on costing, and what a person can try."""
+    if progress.stage == "gone":
+        return []
+    if target is not None and target.connection != OWN_ACCOUNT:
+        again = f"composer-tui stop {target.run_id or progress.app_id} --now --yes"
+        return ["  it costs nothing: a rehearsal", f"  try: {again}"]
+    burn = progress.usd_per_hour
+    if burn is None and target is not None and target.usd_per_hour is not None:
+        burn = target.usd_per_hour * max(1, len(progress.containers))
+    if burn:
+        costs = f"up to {dollars(burn)}/h"
+    else:
+        costs = "nothing by the hour as far as is known" if burn == 0 else "at a price not known"
+    return [
+        f"  may go on costing: {costs}",
+        f"  look: {dashboard_url(progress.app_id)}",
+        f"  try:  {progress.by_hand or stop_command(progress.app_id)}",
+    ]
 
 
 def volumes_line() -> str:
@@ -179,8 +215,13 @@ def _carry_out(store: RunStore, targets: Targets, request: Request) -> int:
         thread.start()
     results: list[StopResult] = []
     if targets.cloud:
-        on_progress = quiet_teller()
-        results = stop_cloud(store, targets.cloud, request.mode, request.grace_seconds, on_progress)
+        mode, grace = request.mode, request.grace_seconds
+        last: dict[str, StopProgress] = {}
+        try:
+            results = stop_cloud(store, targets.cloud, mode, grace, quiet_teller(last))
+        except KeyboardInterrupt:
+            _tell_interrupted(targets.cloud, last)
+            raise
     for thread in threads:
         thread.join()
     stopped = [app for result in results for app in result.apps]
@@ -194,9 +235,11 @@ def _carry_out(store: RunStore, targets: Targets, request: Request) -> int:
         seconds = time.monotonic() - began
         _write_json(stopped, list(reports.items()), targets.over, seconds, zero=zero)
     else:
-        _print_outcome(stopped, reports, targets.over)
+        _print_outcome(stopped, reports, targets.over, targets.cloud)
     sys.stdout.flush()
     _see_out(store, [target for target in targets.cloud if target.app_id in gone])
+    if not zero and stopped and all(app.kind in TOKEN_PROBLEMS for app in stopped):
+        return TO_MEND
     return 0 if zero else 1
 
 
@@ -205,6 +248,8 @@ def _see_out(store: RunStore, targets: Sequence[CloudTarget]) -> None:
     from composer_tui.cloud.accounts import for_commands
     from composer_tui.runners.cloud import CloudRun
 
+    with contextlib.suppress(OSError):  # whoever follows them sees their end, too
+        mark_gone(store, {target.app_id for target in targets})
     accounts = for_commands(store)
     left = [CloudRun(target.folder, accounts) for target in targets if target.folder is not None]
     deadline = time.monotonic() + LAST_WORDS_SECONDS
@@ -233,6 +278,24 @@ def _stop_in(
     return stop_apps(ids, mode, grace_seconds, on_progress, limits=limits)
 
 
+def _tell_interrupted(targets: Sequence[CloudTarget], last: Mapping[str, StopProgress]) -> None:
+    """Ctrl-C: what was not seen to end is named, and the command that goes on."""
+    left = [
+        target
+        for target in targets
+        if (seen := last.get(target.app_id)) is None or seen.stage != "gone"
+    ]
+    for target in left:
+        seen = last.get(target.app_id)
+        boxes = " ".join(seen.containers) if seen is not None else ""
+        containers = f" (seen last: {boxes})" if boxes else ""
+        name = f"{target.name} ({target.app_id})" if target.name else target.app_id
+        print(f"composer-tui: NOT verified as gone: {name}{containers}", file=sys.stderr)
+    if left:
+        names = " ".join(target.run_id or target.app_id for target in left)
+        print(f"composer-tui: go on with: composer-tui stop {names} --now --yes", file=sys.stderr)
+
+
 def _not_stopped(group: Sequence[CloudTarget], failure: CloudProblem) -> StopResult:
     message = failure.problem.message
     return StopResult(
@@ -247,14 +310,20 @@ def _not_stopped(group: Sequence[CloudTarget], failure: CloudProblem) -> StopRes
 
 
 def _print_outcome(
-    stopped: Sequence[StopProgress], reports: dict[str, StopReport], over: Sequence[str]
+    stopped: Sequence[StopProgress],
+    reports: dict[str, StopReport],
+    over: Sequence[str],
+    targets: Sequence[CloudTarget],
 ) -> None:
     for run_id in over:
         print(f"{run_id}: was already over")
     for run_id, report in reports.items():
         print(_report_line(run_id, report))
+    by_id = {target.app_id: target for target in targets}
     for progress in stopped:
         print(result_line(progress))
+        for line in by_hand_lines(progress, by_id.get(progress.app_id)):
+            print(line)
     if any(progress.stage == "gone" for progress in stopped):
         print(volumes_line())
 

@@ -88,6 +88,8 @@ def put_files(
         moved = put(
             volume, plan.uploads, create=create, force=force, verify=verify, on_bytes=on_bytes
         )
+    if not as_json and not plan.uploads and not plan.left_out:
+        print(f"nothing to send: {clean(str(local))} holds no file")
     status = _report(moved + plan.left_out, as_json=as_json)
     if not as_json and plan.uploads:
         print(f"a container sees it as {clean(_as_seen(volume, local, plan.uploads))}")

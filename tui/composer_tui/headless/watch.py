@@ -7,12 +7,16 @@ from collections.abc import Callable
 import msgspec
 
 from composer_engine.protocol import Unrecognized
+from composer_tui.headless.catching_up import standing_of
 from composer_tui.headless.follow import follow
 from composer_tui.headless.listing import run_facts
 from composer_tui.headless.narrator import Narrator, failure_lines, step_line
+from composer_tui.headless.notes import Notes
 from composer_tui.headless.status import FAILED, exit_status
 from composer_tui.runners.base import RunHandle
+from composer_tui.runners.cloud import CloudRun
 from composer_tui.runs.state import RunState, advance
+from composer_tui.runs.words import state_words
 
 
 def watch_to_end(handle: RunHandle, *, as_json: bool) -> int:
@@ -31,8 +35,11 @@ def tell_to_end(
     state, foreign = RunState(), 0
     with Narrator(quiet=as_json) as narrator:
         narrator.say(heading)
+        notes = Notes(handle.folder) if isinstance(handle, CloudRun) else None
         for line in follow(handle, wait=wait):
             if line is None:
+                for note in notes.poll() if notes is not None else ():
+                    narrator.warn(f"composer-tui: {note}")
                 continue
             if isinstance(line.event, Unrecognized) and line.event.seq is None:
                 foreign += 1  # torn by a kill, or nothing of the stream's at all
@@ -51,14 +58,16 @@ def tell_to_end(
 
 
 def watch_once(handle: RunHandle, *, as_json: bool) -> int:
-    """Where the run stands now, as a line or an object."""
+    """Where the run stands now, as a line or an object, and how old that is."""
     handle.settle()
+    standing = standing_of(handle.folder)
     facts, state = run_facts(handle.folder)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(facts | standing.facts()) + b"\n")
         return exit_status(state)
     narrator = Narrator(quiet=False)
-    narrator.say(f"{handle.folder.run_id}: {state.life}")
+    age = standing.words(time.time())
+    narrator.say(f"{handle.folder.run_id}: {state_words(state)}{f' ({age})' if age else ''}")
     if state.last is not None:
         narrator.say(step_line(state.last, state.total_steps))
     if state.failure is not None:

@@ -3,23 +3,17 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from composer_tui.rehearsal.area import Area
 from composer_tui.rehearsal.ids import new_id
 from composer_tui.rehearsal.journal import write_whole
+from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.rpc import unary
-
-if TYPE_CHECKING:
-    from composer_tui.rehearsal.calls import Calls
-    from composer_tui.rehearsal.containers import Containers
-    from composer_tui.rehearsal.functions import Functions
-    from composer_tui.rehearsal.logs import Logs
 
 EPHEMERAL = api_pb2.APP_STATE_EPHEMERAL
 DETACHED = api_pb2.APP_STATE_DETACHED
@@ -93,7 +87,7 @@ class App(msgspec.Struct, kw_only=True):
         )
 
 
-class Apps(Area):
+class Apps(NeighbourlyArea):
     """Every app of this rehearsal, those of earlier processes included."""
 
     def __init__(self, plane: Any) -> None:
@@ -207,9 +201,9 @@ class Apps(Area):
         elif request.app_state:
             app.state = request.app_state
         self._save(app)
-        self._containers.retire_outdated(app.app_id)
+        self.containers.retire_outdated(app.app_id)
         for function_id in app.function_ids.values():
-            self._containers.scale(function_id)
+            self.containers.scale(function_id)
         url = f"{self.plane.connection.url}/apps/{app.app_id}"
         return api_pb2.AppPublishResponse(url=url, deployed_at=deployed_at)
 
@@ -230,7 +224,7 @@ class Apps(Area):
     @unary
     async def AppList(self, request: api_pb2.AppListRequest) -> api_pb2.AppListResponse:
         environment = _environment(request)
-        counts = self._containers.counts()
+        counts = self.containers.counts()
         response = api_pb2.AppListResponse()
         for app in self._listed():
             if app.environment == environment:
@@ -263,7 +257,7 @@ class Apps(Area):
         app = self.get(request.app_id)
         response = api_pb2.AppGetInfoResponse(info=self._metadata(app))
         for function_id in app.function_ids.values():
-            summary = self._functions.summary(function_id)
+            summary = self.functions.summary(function_id)
             response.function_info_summaries[function_id].CopyFrom(summary)
         return response
 
@@ -272,7 +266,7 @@ class Apps(Area):
         self, request: api_pb2.AppGetLayoutRequest
     ) -> api_pb2.AppGetLayoutResponse:
         app = self.get(request.app_id)
-        layout = self._functions.layout(app)
+        layout = self.functions.layout(app)
         return api_pb2.AppGetLayoutResponse(app_layout=layout)
 
     @unary
@@ -280,7 +274,7 @@ class Apps(Area):
         self, request: api_pb2.AppGetObjectsRequest
     ) -> api_pb2.AppGetObjectsResponse:
         app = self.get(request.app_id)
-        objects = {found.object_id: found for found in self._functions.layout(app).objects}
+        objects = {found.object_id: found for found in self.functions.layout(app).objects}
         response = api_pb2.AppGetObjectsResponse()
         for tag, object_id in {**app.function_ids, **app.class_ids}.items():
             response.items.add(tag=tag, object=objects[object_id])
@@ -371,9 +365,7 @@ class Apps(Area):
 
     def _is_idle(self, app: App) -> bool:
         return (
-            app.state == DISCONNECTED
-            and app.has_been_called
-            and not self._calls.is_busy(app.app_id)
+            app.state == DISCONNECTED and app.has_been_called and not self.calls.is_busy(app.app_id)
         )
 
     async def _end_if_still_idle(self, app_id: str) -> None:
@@ -385,11 +377,11 @@ class Apps(Area):
     async def _end(self, app: App) -> None:
         # The outputs come first: a waiting client hears that the app was stopped, and not how its
         # container died.
-        self._calls.terminate_app(app.app_id)
-        await self._containers.stop_app(app.app_id)
+        self.calls.terminate_app(app.app_id)
+        await self.containers.stop_app(app.app_id)
         app.state, app.stopped_at = STOPPED, self.plane.now()
         self._heard.pop(app.app_id, None)
-        self._logs.finish(app.app_id)
+        self.logs.finish(app.app_id)
         self._save(app)
         self._forget_secrets(app.app_id)
 
@@ -401,32 +393,6 @@ class Apps(Area):
 
     def _save(self, app: App) -> None:
         write_whole(self.plane.root / "apps" / app.app_id / "app.json", msgspec.json.encode(app))
-
-    # The areas know each other in a circle: it is cut here.
-
-    @property
-    def _functions(self) -> "Functions":
-        from composer_tui.rehearsal.functions import Functions
-
-        return self.plane.area(Functions)
-
-    @property
-    def _calls(self) -> "Calls":
-        from composer_tui.rehearsal.calls import Calls
-
-        return self.plane.area(Calls)
-
-    @property
-    def _containers(self) -> "Containers":
-        from composer_tui.rehearsal.containers import Containers
-
-        return self.plane.area(Containers)
-
-    @property
-    def _logs(self) -> "Logs":
-        from composer_tui.rehearsal.logs import Logs
-
-        return self.plane.area(Logs)
 
 
 def _environment(request: Any) -> str:

@@ -11,15 +11,15 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from composer_tui.rehearsal.area import Area, task_of
+from composer_tui.rehearsal.area import task_of
 from composer_tui.rehearsal.ids import new_id
+from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.pulse import Pulse
 from composer_tui.rehearsal.rpc import received, unary
 
 if TYPE_CHECKING:
-    from composer_tui.rehearsal.apps import Apps
-    from composer_tui.rehearsal.containers import Container, Containers
-    from composer_tui.rehearsal.functions import Function, Functions
+    from composer_tui.rehearsal.containers import Container
+    from composer_tui.rehearsal.functions import Function
 
 Result = api_pb2.GenericResult
 SUCCESS = Result.GENERIC_STATUS_SUCCESS
@@ -91,7 +91,7 @@ class Call:
         ]
 
 
-class Calls(Area):
+class Calls(NeighbourlyArea):
     """Every call of this process. Calls do not outlive it; a restart stops their apps."""
 
     def __init__(self, plane: Any) -> None:
@@ -141,15 +141,15 @@ class Calls(Area):
 
     @unary
     async def FunctionMap(self, request: api_pb2.FunctionMapRequest) -> api_pb2.FunctionMapResponse:
-        function = self._functions.get(request.function_id)
-        app = self._apps.get(function.app_id)
+        function = self.functions.get(request.function_id)
+        app = self.apps.get(function.app_id)
         if not app.takes_calls:
             raise GRPCError(Status.FAILED_PRECONDITION, f"App {app.app_id} is stopped.")
         if not function.is_created:
             raise GRPCError(Status.FAILED_PRECONDITION, f"{function.name} is not created yet.")
         call = Call(function, request)
         self._calls[call.call_id] = call
-        self._apps.note_call(app.app_id)
+        self.apps.note_call(app.app_id)
         added = self._put(call, request.pipelined_inputs)
         return api_pb2.FunctionMapResponse(
             function_call_id=call.call_id,
@@ -165,7 +165,7 @@ class Calls(Area):
         self, request: api_pb2.FunctionPutInputsRequest
     ) -> api_pb2.FunctionPutInputsResponse:
         call = self.get(request.function_call_id)
-        if not self._apps.get(call.app_id).takes_calls:
+        if not self.apps.get(call.app_id).takes_calls:
             raise GRPCError(Status.FAILED_PRECONDITION, f"App {call.app_id} is stopped.")
         return api_pb2.FunctionPutInputsResponse(inputs=self._put(call, request.inputs))
 
@@ -231,7 +231,7 @@ class Calls(Area):
     ) -> api_pb2.FunctionGetCallGraphResponse:
         response = api_pb2.FunctionGetCallGraphResponse()
         for call in self._family(self.get(request.function_call_id)):
-            function = self._functions.get(call.function_id)
+            function = self.functions.get(call.function_id)
             response.function_calls.add(
                 function_call_id=call.call_id,
                 parent_input_id=call.parent_input_id,
@@ -273,13 +273,13 @@ class Calls(Area):
 
     async def FunctionGetInputs(self, stream: Any) -> None:
         request = await received(stream)
-        container = self._containers.get(task_of(stream) or "")
-        self._containers.note_ready(container)
-        function = self._functions.get(container.function_id)
+        container = self.containers.get(task_of(stream) or "")
+        self.containers.note_ready(container)
+        function = self.functions.get(container.function_id)
         arrivals = self.arrivals(container.function_id)
         deadline = time.monotonic() + _POLL_SECONDS / 2
         while True:
-            if container.is_leaving or self._containers.may_leave(container):
+            if container.is_leaving or self.containers.may_leave(container):
                 container.is_leaving = True
                 response = api_pb2.FunctionGetInputsResponse()
                 response.inputs.add(kill_switch=True)
@@ -293,19 +293,19 @@ class Calls(Area):
             left = deadline - time.monotonic()
             if taken or left <= 0:
                 break
-            idle_left = self._containers.idle_left_seconds(container, function)
+            idle_left = self.containers.idle_left_seconds(container, function)
             await arrivals.wait(min(left, max(idle_left, _LEAST_WAIT_SECONDS)))
         await stream.send_message(response)
 
     async def FunctionPutOutputs(self, stream: Any) -> None:
         request = await received(stream)
-        container = self._containers.get(task_of(stream) or "")
+        container = self.containers.get(task_of(stream) or "")
         container.flush()  # what was printed before the output comes before it
         for item in request.outputs:
             found = container.running.get(item.input_id)
             if found is not None and found.retry_count == item.retry_count:
                 if item.result.exception:
-                    self._containers.explain(container, item.result)
+                    self.containers.explain(container, item.result)
                 self._settle(container, found, item.result, item.data_format)
         await stream.send_message(Empty())
 
@@ -332,13 +332,13 @@ class Calls(Area):
         queue[found.input_id] = found
         queue.move_to_end(found.input_id, last=not first)
         self.arrivals(function_id).beat()
-        self._containers.scale(function_id)
+        self.containers.scale(function_id)
 
     def _take(self, container: "Container", most: int) -> list[Input]:
         """Hands waiting inputs to a container, and starts their clocks."""
         queue = self._queues.get(container.function_id)
         taken: list[Input] = []
-        spec = self._functions.get(container.function_id).spec
+        spec = self.functions.get(container.function_id).spec
         while queue and len(taken) < most:
             _, found = queue.popitem(last=False)
             found.stage, found.task_id = Stage.RUNNING, container.task_id
@@ -370,12 +370,12 @@ class Calls(Area):
         """An attempt has ended: it counts, or there is a retry left."""
         container.drop(found)
         found.stop_timer()
-        policy = self._functions.get(found.call.function_id).spec.retry_policy
+        policy = self.functions.get(found.call.function_id).spec.retry_policy
         has_retry = (
             result.status not in (SUCCESS, TERMINATED)
             and not found.is_cancelled
             and found.retry_count < policy.retries
-            and self._apps.get(found.call.app_id).takes_calls
+            and self.apps.get(found.call.app_id).takes_calls
         )
         if not has_retry:
             self._finish(found, result, data_format)
@@ -389,7 +389,7 @@ class Calls(Area):
         """Another container takes it from the beginning; that is no retry."""
         container.drop(found)
         found.stop_timer()
-        if found.is_cancelled or not self._apps.get(found.call.app_id).takes_calls:
+        if found.is_cancelled or not self.apps.get(found.call.app_id).takes_calls:
             self._finish(found, _terminated("The input was cancelled."), 0)
         elif found.stage is not Stage.DONE:
             self._enqueue(found, first=True)
@@ -417,16 +417,16 @@ class Calls(Area):
         call.finished.append(found)
         call.pulse.beat()
         if call.is_done:
-            self._apps.end_if_idle(call.app_id)
+            self.apps.end_if_idle(call.app_id)
 
     def _time_out(self, container: "Container", found: Input, seconds: int) -> None:
         if container.running.get(found.input_id) is not found:
             return
         words = f"Task's current input {found.input_id} hit its timeout of {seconds}s"
-        self._containers.tell(container, words)
+        self.containers.tell(container, words)
         result = Result(status=TIMEOUT, exception=words)
         self._settle(container, found, result, api_pb2.DATA_FORMAT_UNSPECIFIED)
-        self._containers.end(container)
+        self.containers.end(container)
 
     def _terminate(self, inputs: Iterable[Input], words: str) -> None:
         for found in list(inputs):
@@ -444,12 +444,12 @@ class Calls(Area):
         if at_once:
             self._terminate(running, "The call was cancelled.")
         for task_id in {found.task_id for found in running}:
-            container = self._containers.get(task_id)
+            container = self.containers.get(task_id)
             if at_once:
-                self._containers.end(container)
+                self.containers.end(container)
             else:
                 ids = [found.input_id for found in running if found.task_id == task_id]
-                self._containers.cancel_inputs(container, ids)
+                self.containers.cancel_inputs(container, ids)
 
     def _family(self, call: Call) -> list[Call]:
         """The call, everything it was called for, and everything called for that."""
@@ -463,26 +463,6 @@ class Calls(Area):
             ids = {found.input_id for found in member.inputs}
             todo += [call for call in self._calls.values() if call.parent_input_id in ids]
         return family
-
-    # The areas know each other in a circle: it is cut here.
-
-    @property
-    def _apps(self) -> "Apps":
-        from composer_tui.rehearsal.apps import Apps
-
-        return self.plane.area(Apps)
-
-    @property
-    def _functions(self) -> "Functions":
-        from composer_tui.rehearsal.functions import Functions
-
-        return self.plane.area(Functions)
-
-    @property
-    def _containers(self) -> "Containers":
-        from composer_tui.rehearsal.containers import Containers
-
-        return self.plane.area(Containers)
 
 
 def _is_map(request: api_pb2.FunctionGetOutputsRequest) -> bool:

@@ -14,21 +14,19 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from composer_tui.rehearsal.area import Area, task_of
+from composer_tui.rehearsal.area import task_of
 from composer_tui.rehearsal.calls import INIT_FAILURE, Input
 from composer_tui.rehearsal.ids import new_id
 from composer_tui.rehearsal.logs import STDERR, STDOUT, SYSTEM
 from composer_tui.rehearsal.metering import Usage
+from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.pulse import Pulse
 from composer_tui.rehearsal.rpc import received, unary
 from composer_tui.rehearsal.supervised import Ending, Supervised
 
 if TYPE_CHECKING:
-    from composer_tui.rehearsal.apps import App, Apps
-    from composer_tui.rehearsal.calls import Calls
-    from composer_tui.rehearsal.functions import Function, Functions
-    from composer_tui.rehearsal.logs import Logs
-    from composer_tui.rehearsal.volumes import Volumes
+    from composer_tui.rehearsal.apps import App
+    from composer_tui.rehearsal.functions import Function
 
 Result = api_pb2.GenericResult
 FAILURE = Result.GENERIC_STATUS_FAILURE
@@ -91,7 +89,7 @@ class Container:
             self.processes.flush()
 
 
-class Containers(Area):
+class Containers(NeighbourlyArea):
     """Every container of this process, those that are gone included."""
 
     def __init__(self, plane: Any) -> None:
@@ -103,7 +101,7 @@ class Containers(Area):
     async def start(self) -> None:
         folder = self.plane.root / "containers"
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # of an earlier process
-        for function in self._functions.all():
+        for function in self.functions.all():
             self.scale(function.function_id)  # those that are kept warm
         self.plane.spawn(self._watch())
 
@@ -135,8 +133,8 @@ class Containers(Area):
 
     def scale(self, function_id: str) -> None:
         """Starts the containers that a function has work for."""
-        function = self._functions.get(function_id)
-        has_work = function.is_created and self._apps.get(function.app_id).takes_calls
+        function = self.functions.get(function_id)
+        has_work = function.is_created and self.apps.get(function.app_id).takes_calls
         if self._is_closing or not has_work:
             return
         present = self.of_function(function_id)
@@ -145,7 +143,7 @@ class Containers(Area):
 
     def may_leave(self, container: Container) -> bool:
         """Whether it has been idle for long enough, and is not kept warm."""
-        function = self._functions.get(container.function_id)
+        function = self.functions.get(container.function_id)
         if self.idle_left_seconds(container, function) > 0:
             return False
         staying = [found for found in self.of_function(function.function_id) if _stays(found)]
@@ -167,7 +165,7 @@ class Containers(Area):
 
     def tell(self, container: Container, words: str) -> None:
         """A line of the control plane's own in a container's log."""
-        self._logs.add(
+        self.logs.add(
             container.app_id,
             words + "\n",
             SYSTEM,
@@ -183,7 +181,7 @@ class Containers(Area):
             return
         from composer_tui.rehearsal.images import Images
 
-        spec = self._functions.get(container.function_id).spec
+        spec = self.functions.get(container.function_id).spec
         package = found[1].partition(".")[0].replace("_", "-").lower()
         if package in self.plane.area(Images).packages(spec.image_id):
             words = f"the image installs {package}, which this machine does not have"
@@ -195,7 +193,7 @@ class Containers(Area):
         """Lets it finish what it is at, and go."""
         if not container.is_leaving:
             container.is_leaving = True
-            self._calls.arrivals(container.function_id).beat()
+            self.calls.arrivals(container.function_id).beat()
 
     def end(self, container: Container, grace_seconds: float | None = None) -> None:
         """SIGINT, a grace, SIGKILL to everything of it. What it was at starts anew elsewhere."""
@@ -203,7 +201,7 @@ class Containers(Area):
             return
         container.is_leaving = container.is_ending = True
         container.pulse.beat()
-        self._calls.arrivals(container.function_id).beat()
+        self.calls.arrivals(container.function_id).beat()
         grace = self.plane.settings.stop_grace_seconds if grace_seconds is None else grace_seconds
         if container.processes is not None:
             self._kill_after(container, grace)
@@ -219,8 +217,8 @@ class Containers(Area):
         """A new version is deployed: containers of the old one finish what they are at."""
         for container in self._live():
             if container.app_id == app_id:
-                function = self._functions.get(container.function_id)
-                if self._functions.get(function.root_id).definition_id != container.definition_id:
+                function = self.functions.get(container.function_id)
+                if self.functions.get(function.root_id).definition_id != container.definition_id:
                     self.leave(container)
 
     async def stop_app(self, app_id: str) -> None:
@@ -285,7 +283,7 @@ class Containers(Area):
     async def TaskList(self, request: api_pb2.TaskListRequest) -> api_pb2.TaskListResponse:
         response = api_pb2.TaskListResponse()
         for container in self._live():
-            app = self._apps.get(container.app_id)
+            app = self.apps.get(container.app_id)
             if request.app_id not in ("", app.app_id):
                 continue
             if request.environment_name not in ("", app.environment):
@@ -302,7 +300,7 @@ class Containers(Area):
     @unary
     async def TaskGetInfo(self, request: api_pb2.TaskGetInfoRequest) -> api_pb2.TaskGetInfoResponse:
         container = self.get(request.task_id)
-        gpu = self._functions.get(container.function_id).spec.resources.gpu_config
+        gpu = self.functions.get(container.function_id).spec.resources.gpu_config
         info = api_pb2.TaskInfo(
             id=container.task_id,
             enqueued_at=container.enqueued_at,
@@ -321,7 +319,7 @@ class Containers(Area):
         """How many more containers its work wants, as far as it and this machine allow."""
         staying = [found for found in present if _stays(found)]
         free = sum(_free_slots(found, function) for found in staying)
-        waiting = self._calls.backlog(function.function_id) - free
+        waiting = self.calls.backlog(function.function_id) - free
         wanted = max(
             math.ceil(waiting / function.slots), function.autoscaler.min_containers - len(staying)
         )
@@ -339,13 +337,13 @@ class Containers(Area):
     async def _launch(self, container: Container, function: "Function") -> None:
         from composer_tui.rehearsal.launch import Launch
 
-        app = self._apps.get(container.app_id)
+        app = self.apps.get(container.app_id)
         folder = self.plane.root / "containers" / container.task_id
         self._note_state(container, api_pb2.TASK_STATE_LOADING_IMAGE)
         try:
             order = await Launch(self.plane, container, folder).order(
                 function,
-                self._functions.layout(app),
+                self.functions.layout(app),
                 app.environment,
                 isolated=self.plane.settings.isolated,
             )
@@ -371,7 +369,7 @@ class Containers(Area):
                 self._bury(container, Ending(None, "a fault of the rehearsal: see its own log"))
 
     def _print(self, container: Container, source: int, text: str) -> None:
-        self._logs.add(
+        self.logs.add(
             container.app_id,
             text,
             STDOUT if source == 1 else STDERR,
@@ -390,9 +388,9 @@ class Containers(Area):
             container.failure = failure
             self.tell(container, failure.exception or ending.words())
             self.explain(container, failure)
-        self._calls.release(container, failure)
+        self.calls.release(container, failure)
         if failure is not None and not container.is_ready:
-            self._calls.fail_waiting(container.function_id, failure)
+            self.calls.fail_waiting(container.function_id, failure)
         self._note_state(
             container,
             api_pb2.TASK_STATE_PREEMPTED
@@ -416,7 +414,7 @@ class Containers(Area):
         return Result(status=status, exception=ending.words())
 
     async def _clear_away(self, container: Container) -> None:
-        await self._volumes.drop_mounts(container.task_id)
+        await self.volumes.drop_mounts(container.task_id)
         folder = self.plane.root / "containers" / container.task_id
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -457,7 +455,7 @@ class Containers(Area):
                     self._preempt(container)
 
     def _is_preempted_now(self, container: Container) -> bool:
-        spec = self._functions.get(container.function_id).spec
+        spec = self.functions.get(container.function_id).spec
         return not spec.scheduler_placement.nonpreemptible and self.plane.chaos.happens(
             self.plane.chaos.spec.preempt_per_second
         )
@@ -468,11 +466,11 @@ class Containers(Area):
         self.end(container, self.plane.settings.preempt_grace_seconds)
 
     def _note_state(self, container: Container, state: int) -> None:
-        self._logs.add_state(container.app_id, state, container.task_id, container.root_function_id)
+        self.logs.add_state(container.app_id, state, container.task_id, container.root_function_id)
 
     def _usage(self, container: Container) -> Usage:
-        app: App = self._apps.get(container.app_id)
-        resources = self._functions.get(container.function_id).spec.resources
+        app: App = self.apps.get(container.app_id)
+        resources = self.functions.get(container.function_id).spec.resources
         return Usage(
             container.task_id,
             app.app_id,
@@ -486,38 +484,6 @@ class Containers(Area):
             max(resources.milli_cpu / 1000, Usage._field_defaults["cpu_cores"]),
             max(resources.memory_mb / 1024, Usage._field_defaults["memory_gib"]),
         )
-
-    # The areas know each other in a circle: it is cut here.
-
-    @property
-    def _apps(self) -> "Apps":
-        from composer_tui.rehearsal.apps import Apps
-
-        return self.plane.area(Apps)
-
-    @property
-    def _functions(self) -> "Functions":
-        from composer_tui.rehearsal.functions import Functions
-
-        return self.plane.area(Functions)
-
-    @property
-    def _calls(self) -> "Calls":
-        from composer_tui.rehearsal.calls import Calls
-
-        return self.plane.area(Calls)
-
-    @property
-    def _logs(self) -> "Logs":
-        from composer_tui.rehearsal.logs import Logs
-
-        return self.plane.area(Logs)
-
-    @property
-    def _volumes(self) -> "Volumes":
-        from composer_tui.rehearsal.volumes import Volumes
-
-        return self.plane.area(Volumes)
 
 
 def _stays(container: Container) -> bool:

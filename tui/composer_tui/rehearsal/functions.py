@@ -7,17 +7,14 @@ import msgspec
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from composer_tui.rehearsal.area import Area
 from composer_tui.rehearsal.ids import new_id
 from composer_tui.rehearsal.journal import write_whole
 from composer_tui.rehearsal.limits import ignored, not_imitated, objections
+from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.rpc import unary
 
 if TYPE_CHECKING:
-    from composer_tui.rehearsal.apps import App, Apps
-    from composer_tui.rehearsal.calls import Calls
-    from composer_tui.rehearsal.containers import Containers
-    from composer_tui.rehearsal.logs import Logs
+    from composer_tui.rehearsal.apps import App
 
 _DEFAULT_SCALEDOWN_SECONDS = 60
 
@@ -109,7 +106,7 @@ class Function:
         return metadata
 
 
-class Functions(Area):
+class Functions(NeighbourlyArea):
     """Every function, variant and class of every app that is still known."""
 
     def __init__(self, plane: Any) -> None:
@@ -207,7 +204,7 @@ class Functions(Area):
         function.is_created = True
         self._save(function)
         for words in ignored(function.spec):
-            self._logs.add(
+            self.logs.add(
                 function.app_id,
                 f"rehearsal: {function.name}: {words}: taken note of, without effect here\n",
                 function_id=function.function_id,
@@ -274,10 +271,10 @@ class Functions(Area):
         self, request: api_pb2.FunctionGetCurrentStatsRequest
     ) -> api_pb2.FunctionStats:
         function = self.get(request.function_id)
-        containers = self._containers.of_function(function.function_id)
+        containers = self.containers.of_function(function.function_id)
         running = sum(len(container.running) for container in containers)
         return api_pb2.FunctionStats(
-            backlog=self._calls.backlog(function.function_id),
+            backlog=self.calls.backlog(function.function_id),
             num_total_tasks=len(containers),
             num_running_inputs=running,
             input_headroom=max(0, len(containers) * function.slots - running),
@@ -299,7 +296,7 @@ class Functions(Area):
     ) -> api_pb2.FunctionUpdateSchedulingParamsResponse:
         function = self.get(request.function_id)
         function.autoscaler.MergeFrom(request.settings)
-        self._containers.scale(function.function_id)
+        self.containers.scale(function.function_id)
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=function.autoscaler)
 
     @unary
@@ -372,11 +369,11 @@ class Functions(Area):
         return found
 
     def _require_live(self, app_id: str) -> None:
-        if not self._apps.get(app_id).takes_calls:
+        if not self.apps.get(app_id).takes_calls:
             raise GRPCError(Status.FAILED_PRECONDITION, f"App {app_id} is stopped.")
 
     def _deployed(self, request: Any) -> "App":
-        app = self._apps.deployed(request.app_name, request.environment_name or "main")
+        app = self.apps.deployed(request.app_name, request.environment_name or "main")
         if app is None:
             raise GRPCError(Status.NOT_FOUND, f"App '{request.app_name}' is not deployed")
         newest = app.deployments[-1].version if app.deployments else 0
@@ -385,32 +382,6 @@ class Functions(Area):
                 Status.UNIMPLEMENTED, "the rehearsal keeps only the newest version of an app"
             )
         return app
-
-    # The areas know each other in a circle: it is cut here.
-
-    @property
-    def _apps(self) -> "Apps":
-        from composer_tui.rehearsal.apps import Apps
-
-        return self.plane.area(Apps)
-
-    @property
-    def _calls(self) -> "Calls":
-        from composer_tui.rehearsal.calls import Calls
-
-        return self.plane.area(Calls)
-
-    @property
-    def _containers(self) -> "Containers":
-        from composer_tui.rehearsal.containers import Containers
-
-        return self.plane.area(Containers)
-
-    @property
-    def _logs(self) -> "Logs":
-        from composer_tui.rehearsal.logs import Logs
-
-        return self.plane.area(Logs)
 
 
 def _function_data(request: api_pb2.FunctionCreateRequest) -> api_pb2.FunctionData:

@@ -16,23 +16,28 @@ from typing import Literal
 import msgspec
 
 from composer_engine.cloud_spec import app_name
+from composer_engine.complaints import Complaints
 from composer_engine.config import RunConfig
-from composer_engine.protocol import RunFailed
+from composer_engine.protocol import Event, RunFailed
 from composer_tui.cloud.accounts import has_own_account
 from composer_tui.cloud.cloud import Cloud
 from composer_tui.cloud.launch import was_tried
 from composer_tui.cloud.ledger import CloudRef, connection_file, known_ref, write_ref
-from composer_tui.cloud.notebook import is_followed
+from composer_tui.cloud.notebook import NOTE_PREFIX, is_followed
 from composer_tui.cloud.plan import check
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.rates_cache import kept_rates
+from composer_tui.cloud.verdict import STOPPED, last_word
+from composer_tui.cloud.whose import account_words
 from composer_tui.pricing.rates import dearest_usd_per_hour, snapshot_rates
 from composer_tui.rehearsal import process
 from composer_tui.runners.base import Ending, StopReport
 from composer_tui.runners.local import LaunchFailed
+from composer_tui.runners.preflight import check_inputs
 from composer_tui.runners.processes import is_alive, process_ref
 from composer_tui.runs.folder import DamagedFolder, ProcessRef, RunFolder
 from composer_tui.runs.journal import append, read_end
+from composer_tui.runs.log_end import read_log_end
 from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
 
@@ -75,6 +80,7 @@ class CloudRunner:
         now = time.time()
         rates = kept_rates(now).rates if self.target == "modal" else snapshot_rates()
         check(config, rates)
+        check_inputs(config, self.target)
         folder = self.store.create(config, self.target, now, process_ref(os.getpid()))
         rehearsed = self.target == "rehearsal"
         connection = connection_file(folder.run_id) if rehearsed else None
@@ -87,6 +93,7 @@ class CloudRunner:
             rates_as_of=rates.as_of,
             cap_usd=f"{config.modal.cap_usd:g}",
             lease_until=now + config.modal.lease_minutes * _SECONDS_PER_MINUTE,
+            account="" if rehearsed else account_words(),
         )
         write_ref(folder, ref)
         try:
@@ -119,6 +126,7 @@ class CloudRun:
         self._settled = False
         self._asked_at = -_AGAIN_SECONDS
         self._asking: threading.Thread | None = None
+        self._complaints = Complaints()
 
     @property
     def ref(self) -> CloudRef | None:
@@ -158,6 +166,9 @@ class CloudRun:
             self._see_to_it()
             return False
         try:
+            if self.lacks_word():
+                self._see_to_it()
+                return False
             if not read_end(self.folder.events_path).ended:
                 message = "the launch was interrupted before Modal was asked for anything"
                 return _write_word(self.folder, RunFailed(kind="runner", message=message))
@@ -165,6 +176,13 @@ class CloudRun:
             return True
         self._settled = True
         return True
+
+    def lacks_word(self) -> bool:
+        """Its app was seen gone, and its last word is still to be had. Raises OSError."""
+        ref = self.ref
+        if ref is None or not ref.ended or not (ref.app_id or ref.launched_at):
+            return False
+        return not read_end(self.folder.events_path).ended
 
     def stop(self, mode: StopMode, grace_seconds: float | None = None) -> StopReport:
         """Ends its app, and returns when no container is left, or says which are. Blocks.
@@ -265,8 +283,17 @@ class CloudRun:
             try:
                 self._account(ref).tend(self.folder)
             except (CloudProblem, process.RehearsalFailed) as error:
-                with self.folder.log_path.open("a", encoding="utf-8") as log:
-                    log.write(f"composer-tui: it cannot be followed now: {error}\n")
+                if ref.ended and ref.connection:  # nobody else will ever have more of it
+                    self._write_what_is_known()
+                elif line := self._complaints.line("", f"it cannot be followed now: {error}"):
+                    with self.folder.log_path.open("a", encoding="utf-8") as log:
+                        log.write(f"{NOTE_PREFIX}{line}\n")
+
+    def _write_what_is_known(self) -> None:
+        """Its app was stopped, and nothing of it can be asked for any more."""
+        end = read_end(self.folder.events_path)
+        log = read_log_end(self.folder.log_path)
+        _write_word(self.folder, last_word(STOPPED, log, end.last.step if end.last else 0))
 
     def _account(self, ref: CloudRef) -> Cloud:
         """Raises `CloudProblem`, `RehearsalFailed`, OSError."""
@@ -321,7 +348,7 @@ def start_rehearsal(folder: RunFolder, connection: Path, chaos: str = "") -> Non
     process.start(root, connection, chaos=chaos, idle_exit_seconds=IDLE_EXIT_SECONDS)
 
 
-def _write_word(folder: RunFolder, word: RunFailed) -> bool:
+def _write_word(folder: RunFolder, word: Event) -> bool:
     """False when another program is at it."""
     with folder.lock() as ours:
         if not ours or is_followed(folder):

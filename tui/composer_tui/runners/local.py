@@ -24,6 +24,7 @@ from composer_engine.contract import ENGINE_PACKAGES, HEARTBEAT_VARIABLE
 from composer_engine.protocol import RunFailed
 from composer_tui.runners.base import Ending, StopReport
 from composer_tui.runners.last_word import Death, last_word, oom_kills
+from composer_tui.runners.preflight import check_inputs
 from composer_tui.runners.processes import (
     RUN_ID_VARIABLE,
     is_alive,
@@ -74,9 +75,13 @@ class LocalRunner:
         self._heartbeats: list[int] = []
 
     def start(self, config: RunConfig) -> "LocalRun":
-        """Launches a run. Raises `EngineMissing`, `LaunchFailed`, or OSError (no folder)."""
+        """Launches a run.
+
+        Raises `ConfigError`, `EngineMissing`, `LaunchFailed`, or OSError (no folder).
+        """
         if self.python == sys.executable:
             require_engine()
+        check_inputs(config, "local")
         folder = self.store.create(config, "local", time.time(), process_ref(os.getpid()))
         before = oom_kills()
         try:

@@ -107,6 +107,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return self.life in ENDED
 
     @property
+    def guard_rail(self) -> str:
+        """What ended it early, in a few words, when it was a cap, a lease, a limit or a stall."""
+        if self.finish is None or not self.finish.ended_by:
+            return ""
+        return self.finish.reason.partition(": ")[0] or self.finish.ended_by
+
+    @property
     def missing(self) -> int:
         """How many events have not come, though later ones have."""
         return self.given_up + sum(stop - start for start, stop in self.holes)

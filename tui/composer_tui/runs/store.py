@@ -13,7 +13,7 @@ import msgspec
 
 from composer_engine.config import RunConfig, config_hash, to_toml
 from composer_engine.config_file import expanded
-from composer_engine.protocol import StepCompleted
+from composer_engine.protocol import EndedBy, StepCompleted
 from composer_tui.runs.folder import (
     DamagedFolder,
     ProcessRef,
@@ -46,8 +46,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a list of runs.
 
     ``created_at`` and ``ended_at`` are unix seconds. ``life`` is what the stream says; whether
-    the process behind it still lives is for its runner to say. ``damage`` is empty, or one line
-    about what of the folder cannot be read.
+    the process behind it still lives is for its runner to say. ``ended_by`` is the guard rail that
+    stopped it, and ``guard_rail`` says so in a few words. ``damage`` is empty, or one line about
+    what of the folder cannot be read.
     """
 
     run_id: str
@@ -61,6 +62,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
     ended_at: float | None = None
     failure: str = ""
+    ended_by: EndedBy = ""
+    guard_rail: str = ""
     damage: str = ""
 
 
@@ -248,6 +251,8 @@ def _summarise(folder: RunFolder) -> RunSummary:
         target=record.target if record else "",
         ended_at=state.ended_at,
         failure=failure.message if failure else "",
+        ended_by=state.finish.ended_by if state.finish else "",
+        guard_rail=state.guard_rail,
         damage="; ".join(damage),
     )
 

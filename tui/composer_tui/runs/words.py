@@ -16,6 +16,7 @@ from composer_engine.protocol import (
     Unrecognized,
 )
 from composer_tui.runs.log import LogLine
+from composer_tui.runs.state import RunState
 
 _SHOWN_OF_A_BAD_LINE = 500
 
@@ -58,11 +59,19 @@ def started_words(event: RunStarted) -> str:
     )
 
 
-def finished_words(event: RunFinished) -> str:
-    """That it ended, and why, when it was early."""
+def state_words(state: RunState) -> str:
+    """``training``, or ``stopped: the cap of $0.05 is reached``."""
+    return f"{state.life}: {state.guard_rail}" if state.guard_rail else state.life
+
+
+def finished_words(event: RunFinished, took: str = "") -> str:
+    """That it ended, and why, when it was early; ``took`` is how long it took."""
     how = "stopped early" if event.stopped_early else "finished"
+    if event.ended_by:
+        how = "stopped by a guard rail"
     why = f": {event.reason}" if event.reason else ""
-    return f"{how} after {event.steps} steps{why}"
+    after = f" in {took}" if took else ""
+    return f"{how} after {event.steps} steps{after}{why}"
 
 
 def _said(event: Event, level: Level, text: str) -> list[LogLine]:

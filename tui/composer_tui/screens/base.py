@@ -10,6 +10,7 @@ from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 
+from composer_engine.config import ConfigProblem
 from composer_tui.cloud.wire import Apps, StopProgress
 from composer_tui.numbers import number
 from composer_tui.runs.store import RunSummary
@@ -73,7 +74,11 @@ def header_facts(moment: Moment) -> HeaderFacts:
         step = f"{state.last.step if state.last else 0:,}/{state.total_steps:,}"
     reward = state.last.reward_mean if state.last else None
     return money._replace(
-        status=status_of(state.life, stopping=watch.run_id in moment.stopping),
+        status=status_of(
+            state.life,
+            stopping=watch.run_id in moment.stopping,
+            ended_by=state.finish.ended_by if state.finish else "",
+        ),
         name=watch.run_id,
         short_name=watch.name,
         step=step,
@@ -159,6 +164,9 @@ class BaseScreen(Screen[None]):
     def refuse(self, title: str, words: str) -> None:
         """Say why what was asked for here was not done."""
         self.notify(words, title=title, severity="error", markup=False)
+
+    def blame(self, problems: Sequence[ConfigProblem]) -> None:
+        """For a screen with a form: mark the fields for which it was not done."""
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """``f`` is there for a pane that has the focus, ``c`` for what there is to copy.

@@ -135,7 +135,7 @@ class CloudDesk:
         try:
             handle = CloudRunner(self._store, target, self.accounts).start(config)
         except ConfigError as error:
-            self._refuse("it cannot be run so", "; ".join(map(str, error.problems)))
+            self._post(refusal(error))
         except LaunchFailed as error:
             self._refuse(f"{target} was not reached", str(error))
         except OSError as error:
@@ -241,6 +241,12 @@ class AppsStop:
     def _told(self, progress: StopProgress) -> None:
         self._last[progress.app_id] = progress
         self._post(AppStopTold(progress))
+
+
+def refusal(error: ConfigError) -> LaunchRefused:
+    """What the form is told of a run that cannot be launched as it stands."""
+    words = clean("; ".join(map(str, error.problems)))
+    return LaunchRefused("it cannot be run so", words, error.problems)
 
 
 def _words(found: Problem) -> str:

@@ -1,6 +1,6 @@
 """Screen 1: choose what to run, see what will happen, launch it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,10 +11,19 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Button, Label
 
-from composer_engine.config import FIELDS, ConfigError, RunConfig, field_text, get_field
+from composer_engine.config import (
+    FIELDS,
+    ConfigError,
+    ConfigProblem,
+    RunConfig,
+    field_text,
+    get_field,
+)
+from composer_tui.cloud.wire import Problem
 from composer_tui.messages import LaunchAsked
 from composer_tui.presets import Presets
 from composer_tui.pricing.rates import Rates, snapshot_rates
+from composer_tui.runs.sanitise import clean
 from composer_tui.screens.base import BaseScreen, Moment
 from composer_tui.screens.diff_dialog import DiffDialog
 from composer_tui.screens.draft import (
@@ -58,6 +67,7 @@ class LaunchScreen(BaseScreen):
         self._runs_root = runs_root
         self._rates: Rates = snapshot_rates()
         self._readonly = False
+        self._token: Problem | None = None  # why Modal would not have us, if it is known
         name = presets.names()[0]
         self._broken = ""
         try:
@@ -65,6 +75,7 @@ class LaunchScreen(BaseScreen):
         except ConfigError as error:  # a person's own file of that name
             self._broken, base = str(error), RunConfig()
         self._draft = Draft.of(name, base)
+        self._blamed: Mapping[str, str] = {}
 
     def body(self) -> ComposeResult:
         with Horizontal(id="launch"):
@@ -115,8 +126,10 @@ class LaunchScreen(BaseScreen):
     def tick(self, moment: Moment) -> bool:
         more = super().tick(moment)
         rates = moment.rates or self._rates
-        if (rates, moment.readonly) != (self._rates, self._readonly):
-            self._rates, self._readonly = rates, moment.readonly
+        problem = moment.apps.problem if moment.apps is not None else None
+        token = problem if problem and problem.kind in ("no_token", "wrong_token") else None
+        if (rates, moment.readonly, token) != (self._rates, self._readonly, self._token):
+            self._rates, self._readonly, self._token = rates, moment.readonly, token
             self._judge()
         return more
 
@@ -132,9 +145,8 @@ class LaunchScreen(BaseScreen):
         for box in self.query(".cloud"):
             box.display = draft.target != "local" or wrong
         for field in self.query(Field):
-            field.judge(
-                changed=draft.is_changed(field.path), error=checked.errors.get(field.path, "")
-            )
+            error = checked.errors.get(field.path) or self._blamed.get(field.path, "")
+            field.judge(changed=draft.is_changed(field.path), error=error)
         self._show_price(checked.config)
         self.query_one("#summary", RowsPane).show(
             self._summary(checked.config, len(checked.errors), len(draft.changes()))
@@ -155,6 +167,9 @@ class LaunchScreen(BaseScreen):
     ) -> Callable[[int], Sequence[Row]]:
         def rows(width: int) -> Sequence[Row]:
             verdict = problem_rows(errors, changes, self._draft.preset, self.app_glyphs)
+            if self._token is not None and self._draft.target == "modal" and not errors:
+                verdict = [*wrapped(self._token.message, width, "bad"), *verdict[1:]]
+                verdict.insert(1, (Span(f"  {self._token.hint}", "dim"),))
             if config is None:
                 return [*verdict, (), *self._errors(width)]
             return [
@@ -232,6 +247,16 @@ class LaunchScreen(BaseScreen):
     def hide_notice(self) -> None:
         """The reason is out of date."""
         self.query_one("#notice").display = False
+        self._blamed = {}
+
+    def blame(self, problems: Sequence[ConfigProblem]) -> None:
+        """Mark the fields for which a launch was refused, until anything is changed."""
+        self._blamed = {problem.field: clean(problem.message) for problem in problems}
+        self._judge()
+        for field in self.query(Field):
+            if field.path in self._blamed:
+                field.control.focus()
+                return
 
     async def action_advanced(self) -> None:
         """Show the fields that few launches change, or hide them."""

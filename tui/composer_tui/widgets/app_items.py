@@ -121,7 +121,7 @@ def item_status(item: Item, *, stopping: bool = False, with_class: bool = True) 
     if item.app is not None:
         return app_status(item.app, item.stop, with_class=with_class)
     if item.run is not None:
-        return status_of(item.run.life, stopping=stopping)
+        return status_of(item.run.life, stopping=stopping, ended_by=item.run.ended_by)
     if item.stop is not None:
         return app_status(App(app_id="", name="", state="", created_at=0), item.stop)
     raise ValueError(item.key)

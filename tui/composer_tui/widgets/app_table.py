@@ -21,7 +21,7 @@ from composer_tui.widgets.app_items import (
 from composer_tui.widgets.app_status import ALARMS, stop_words
 from composer_tui.widgets.burn import age_words, burn_words, is_orphan, orphans, stale_words
 from composer_tui.widgets.cells import Row, Span, cut, wrap
-from composer_tui.widgets.pane import Pane
+from composer_tui.widgets.listing import Listing, in_the_middle
 
 
 def _can_be_marked(item: Item) -> bool:
@@ -29,7 +29,7 @@ def _can_be_marked(item: Item) -> bool:
     return item.app is not None and (item.stop is None or item.stop.stage in ALARMS)
 
 
-class AppTable(Pane):
+class AppTable(Listing[Item]):
     """What is live, with a cursor that stays on its app, and marks, while the list changes."""
 
     title = "live"
@@ -64,13 +64,9 @@ class AppTable(Pane):
         super().__init__(id=id)
         self._apps: Apps | None = None
         self._all: Sequence[Item] = ()
-        self._items: list[Item] = []
         self._marks: set[str] = set()
         self._stopping: frozenset[str] = frozenset()
         self._readonly = False
-        self._needle = ""
-        self._cursor = 0
-        self._top = 0
         self._places: list[int | None] = []  # of each row on show, its item
         self._now = 0.0
 
@@ -87,26 +83,16 @@ class AppTable(Pane):
         self._apps, self._all, self._now, self._stopping = apps, items, now, stopping
         self._readonly = readonly
         self._marks &= {item.key for item in items if _can_be_marked(item)}
-        self._choose()
+        self.choose()
 
-    def search(self, needle: str) -> None:
-        """Show only what matches."""
-        self._needle = needle
-        self._choose()
+    def matching(self) -> list[Item]:
+        return matching(self._all, self._needle)
 
-    def _choose(self) -> None:
-        at = self.selected
-        self._items = matching(self._all, self._needle)
-        keys = [item.key for item in self._items]
-        if at is not None and at.key in keys:
-            self._cursor = keys.index(at.key)
-        self._cursor = max(0, min(self._cursor, len(keys) - 1))
-        self.redraw()
+    def key_of(self, item: Item) -> str:
+        return item.key
 
-    @property
-    def selected(self) -> Item | None:
-        """The item under the cursor."""
-        return self._items[self._cursor] if self._cursor < len(self._items) else None
+    def opened(self, item: Item) -> Message:
+        return self.Opened(item)
 
     @property
     def has_rows(self) -> bool:
@@ -237,26 +223,14 @@ class AppTable(Pane):
             for index, line in enumerate(nothing_words(self._apps, self._needle))
             for part in wrap(line, max(8, width - 4))
         ]
-        lead = " " * max(2, (width - max(len(line) for line, _ in lines)) // 2)
-        above = max(0, (height - len(lines)) // 3)
-        return [*([()] * above), *((Span(lead), Span(line, style)) for line, style in lines)]
+        return in_the_middle(lines, width, height)
 
     # ---- moving ----
 
     def action_move(self, move: int) -> None:
         """Move the cursor."""
-        self._cursor = max(0, min(self._cursor + move, len(self._items) - 1))
-        self.redraw()
+        super().action_move(move)
         self.post_message(self.Moved())
-
-    def action_page(self, move: int) -> None:
-        """Move the cursor by a page."""
-        self.action_move(move * max(1, self.content_size.height - 4))
-
-    def action_open(self) -> None:
-        """Open the item under the cursor."""
-        if self.selected is not None:
-            self.post_message(self.Opened(self.selected))
 
     def on_click(self, event: events.Click) -> None:
         row = event.y - 1
@@ -266,9 +240,3 @@ class AppTable(Pane):
         self.action_move(place - self._cursor)
         if event.chain == 2:  # noqa: PLR2004 - a double click
             self.action_open()
-
-    def on_mouse_scroll_up(self) -> None:
-        self.action_move(-1)
-
-    def on_mouse_scroll_down(self) -> None:
-        self.action_move(1)

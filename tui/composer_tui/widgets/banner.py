@@ -8,11 +8,16 @@ from composer_tui.widgets.pane import CellWidget
 
 
 class BannerLine(NamedTuple):
-    """One line; ``glyph`` names a field of `Glyphs`, ``style`` a style."""
+    """One line; ``glyph`` names a field of `Glyphs`, ``style`` a style.
+
+    ``key`` and what it does, where there is one, stand at its end and are never cut.
+    """
 
     text: str
     glyph: str = "alert"
     style: str = "alarm"
+    key: str = ""
+    does: str = ""
 
 
 class Banner(CellWidget):
@@ -36,8 +41,10 @@ class Banner(CellWidget):
 
     def build(self, width: int, height: int) -> Sequence[Row]:
         rows: list[Row] = []
-        for text, glyph, style in self._lines[:height]:
+        for text, glyph, style, key, does in self._lines[:height]:
             lead = f" {getattr(self.glyphs, glyph)} "
-            words = cut(text, width - len(lead), self.glyphs.ellipsis)
-            rows.append((Span(lead, style), Span(words, style)))
+            hint = (Span(f"  {key}", "key"), Span(f" {does}", "dim")) if key else ()
+            left = width - len(lead) - sum(len(span.text) for span in hint)
+            words = cut(text, left, self.glyphs.ellipsis)
+            rows.append((Span(lead, style), Span(words, style), *hint))
         return rows

@@ -26,10 +26,13 @@ def progress_row(state: RunState, now: float, width: int, glyphs: Glyphs) -> Row
     done = state.last.step if state.last else 0
     part = state.progress or 0.0
     words = [
+        *([_pair("", state.guard_rail, "bad")] if state.guard_rail else []),
         _pair("", f"{part:.0%}", "strong"),
         _pair("step ", f"{done:,}/{state.total_steps:,}" if state.total_steps else f"{done:,}"),
         _pair("elapsed ", duration(elapsed_seconds(state, now), glyphs.missing)),
     ]
+    if state.attempt > 1:
+        words.append(_pair("attempt ", f"{state.attempt}"))
     if not state.ended:
         words.append(_pair("eta ", duration(state.eta_seconds(now), glyphs.missing)))
     if state.last is not None:

@@ -11,7 +11,7 @@ from composer_tui.numbers import age, duration, number
 from composer_tui.runs.store import RunSummary
 from composer_tui.widgets.cells import Row, Span, cut, fit, fit_right
 from composer_tui.widgets.glyphs import Glyphs
-from composer_tui.widgets.pane import Pane
+from composer_tui.widgets.listing import Listing, in_the_middle
 from composer_tui.widgets.status import status_of
 
 _STATE_CELLS = 11
@@ -70,7 +70,7 @@ def run_row(
     run: RunSummary, now: float, width: int, glyphs: Glyphs, *, at_cursor: bool, stopping: bool
 ) -> Row:
     """One run in one row."""
-    status = status_of(run.life, stopping=stopping)
+    status = status_of(run.life, stopping=stopping, ended_by=run.ended_by)
     name, model = _columns(width, run.run_id, run.model, glyphs)
     steps = f"{run.steps:,}/{run.total_steps:,}" if run.total_steps else f"{run.steps:,}"
     words = "strong" if at_cursor else "text"
@@ -95,7 +95,7 @@ def run_row(
     return tuple(row)
 
 
-class RunTable(Pane):
+class RunTable(Listing[RunSummary]):
     """The list of runs, with a cursor that stays on its run while the list changes."""
 
     title = "runs"
@@ -124,39 +124,25 @@ class RunTable(Pane):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._all: Sequence[RunSummary] | None = None
-        self._runs: list[RunSummary] = []
         self._stopping: frozenset[str] = frozenset()
-        self._needle = ""
-        self._cursor = 0
-        self._top = 0
         self._now = 0.0
 
     def show(self, runs: Sequence[RunSummary], stopping: frozenset[str], now: float) -> None:
         """Show these runs at the moment ``now`` (unix seconds)."""
         self._all, self._stopping, self._now = runs, stopping, now
-        self._choose()
+        self.choose()
 
-    def search(self, needle: str) -> None:
-        """Show only the runs that match."""
-        self._needle = needle
-        self._choose()
+    def matching(self) -> list[RunSummary]:
+        return matching(self._all or (), self._needle)
 
-    def _choose(self) -> None:
-        at = self.selected
-        self._runs = matching(self._all or (), self._needle)
-        ids = [run.run_id for run in self._runs]
-        if at is not None and at.run_id in ids:
-            self._cursor = ids.index(at.run_id)
-        self._cursor = max(0, min(self._cursor, len(ids) - 1))
-        self.redraw()
+    def key_of(self, item: RunSummary) -> str:
+        return item.run_id
 
-    @property
-    def selected(self) -> RunSummary | None:
-        """The run under the cursor."""
-        return self._runs[self._cursor] if self._cursor < len(self._runs) else None
+    def opened(self, item: RunSummary) -> Message:
+        return self.Opened(item)
 
     def heading_right(self) -> Row:
-        found = f"{len(self._runs):,} of " if self._needle else ""
+        found = f"{len(self._items):,} of " if self._needle else ""
         needle: Row = (Span(f"/{self._needle}  ", "accent"),) if self._needle else ()
         runs = len(self._all or ())
         return (*needle, Span(f"{found}{runs:,} run{'s' if runs != 1 else ''}", "dim"))
@@ -169,14 +155,14 @@ class RunTable(Pane):
         return (Span(cut(words, room, self.glyphs.ellipsis), "bad"),) if words else ()
 
     def content(self, width: int, height: int) -> Sequence[Row]:
-        if not self._runs:
+        if not self._items:
             return self._nothing(width, height)
         room = max(1, height - 1)
-        self._top = min(self._top, self._cursor, max(0, len(self._runs) - room))
+        self._top = min(self._top, self._cursor, max(0, len(self._items) - room))
         self._top = max(self._top, self._cursor - room + 1)
         rows = [head_row(width, self.glyphs)]
-        for index in range(self._top, min(len(self._runs), self._top + room)):
-            run = self._runs[index]
+        for index in range(self._top, min(len(self._items), self._top + room)):
+            run = self._items[index]
             rows.append(
                 run_row(
                     run,
@@ -195,37 +181,14 @@ class RunTable(Pane):
             lines = ("reading the runs folder",)
         elif self._needle:
             lines = (f"No run matches {self._needle}.", "", "esc shows them all again.")
-        lead = " " * max(2, (width - max(map(len, lines))) // 2)
-        above = max(0, (height - len(lines)) // 3)
-        rows: list[Row] = [()] * above
-        for index, line in enumerate(lines):
-            rows.append((Span(lead), Span(line, "strong" if index == 0 else "dim")))
-        return rows
-
-    def action_move(self, move: int) -> None:
-        """Move the cursor."""
-        self._cursor = max(0, min(self._cursor + move, len(self._runs) - 1))
-        self.redraw()
-
-    def action_page(self, move: int) -> None:
-        """Move the cursor by a page."""
-        self.action_move(move * max(1, self.content_size.height - 4))
-
-    def action_open(self) -> None:
-        """Open the run under the cursor."""
-        if self.selected is not None:
-            self.post_message(self.Opened(self.selected))
+        first, *others = lines
+        styled = [(first, "strong"), *((line, "dim") for line in others)]
+        return in_the_middle(styled, width, height)
 
     def on_click(self, event: events.Click) -> None:
         row = self._top + event.y - 2
-        if 0 <= row < len(self._runs):
+        if 0 <= row < len(self._items):
             self._cursor = row
             self.redraw()
             if event.chain == 2:  # noqa: PLR2004 - a double click
                 self.action_open()
-
-    def on_mouse_scroll_up(self) -> None:
-        self.action_move(-1)
-
-    def on_mouse_scroll_down(self) -> None:
-        self.action_move(1)

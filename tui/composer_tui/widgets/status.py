@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from composer_engine.protocol import EndedBy
 from composer_tui.runs.state import ENDED, Life
 from composer_tui.widgets.cells import Row, Span
 from composer_tui.widgets.glyphs import Glyphs
@@ -29,11 +30,22 @@ _STATUS: Mapping[Life, Status] = MappingProxyType(
     }
 )
 STOPPING = Status("saving", "stopping", "warn")
+_GUARD_RAIL: Mapping[EndedBy, Status] = MappingProxyType(
+    {
+        "budget": Status("stopped", "cap hit", "bad"),
+        "timeout": Status("stopped", "timed out", "bad"),
+    }
+)
 
 
-def status_of(life: Life, *, stopping: bool = False) -> Status:
-    """A run that was asked to stop is stopping until it has ended."""
-    return STOPPING if stopping and life not in ENDED else _STATUS[life]
+def status_of(life: Life, *, stopping: bool = False, ended_by: EndedBy = "") -> Status:
+    """A run that was asked to stop is stopping until it has ended.
+
+    One that a guard rail stopped names it.
+    """
+    if stopping and life not in ENDED:
+        return STOPPING
+    return _GUARD_RAIL.get(ended_by, _STATUS[life]) if life == "stopped" else _STATUS[life]
 
 
 def status_row(status: Status, glyphs: Glyphs) -> Row:
