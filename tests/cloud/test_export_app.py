@@ -190,18 +190,18 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
 
 
 @pytest.mark.parametrize("name", ["app", 'it\'s "my" $app', "-app"])
-def test_what_is_to_be_typed_next_can_be_pasted(name: str, tmp_path: Path) -> None:
+def test_what_is_to_be_typed_next_can_be_pasted_one_after_the_other(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     script = tmp_path / name / "train_local.py"
     script.write_text("print('trained')")
     modal, here = (line.partition(": ")[2] for line in next_commands(Path(name)))
     enter, train = modal.partition(" && ")[0], here.rpartition(" && ")[2]
-    for typed, words in ((f"{enter} && pwd", str(script.parent)), (train, "trained")):
-        typed_here = typed.replace("python", shlex.quote(sys.executable))
-        assert (
-            subprocess.check_output(["sh", "-c", typed_here], cwd=tmp_path, text=True).strip()
-            == words
-        )
+    typed = f"{enter}; pwd; {train.replace('python', shlex.quote(sys.executable), 1)}"
+    said = subprocess.check_output(["sh", "-c", typed], cwd=tmp_path, text=True)
+    assert said.splitlines() == [str(script.parent), "trained"]
 
 
 def test_a_folder_that_holds_something_is_left_alone(

@@ -299,7 +299,7 @@ def test_each_step_comes_once_through_a_hundred_cuts(
         assert process.stderr is not None
         process.stderr.close()
     assert_whole(folder)
-    assert "log stream lost" in folder.log_path.read_text()
+    assert "the way to Modal lost" in folder.log_path.read_text()
 
 
 def test_this_machines_own_trouble_is_not_the_end_of_a_run(store: RunStore) -> None:

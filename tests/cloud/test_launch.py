@@ -123,7 +123,7 @@ def test_a_model_that_is_not_here_is_refused_before_modal_is_asked(
     ("environ", "kind", "words"),
     [
         ({"MODAL_TOKEN_SECRET": "as-wrong0000000000000000"}, "config", "token"),
-        ({"MODAL_SERVER_URL": "http://127.0.0.1:9"}, "runner", "did not answer within"),
+        ({"MODAL_SERVER_URL": "http://127.0.0.1:9"}, "runner", "refused the connection"),
     ],
     ids=["a wrong token", "no network"],
 )

@@ -41,7 +41,8 @@ def problem(*settings: str) -> str:
         (["modal.gpu=", "model.device=cuda"], "model.device is cuda"),
         (["modal.region=mars-north"], "regions begin with"),
         (["modal.timeout_seconds=30"], "leaves nothing"),
-        (["modal.gpu=H100:8", "modal.cap_usd=0.5"], "does not pay the first 3 minutes"),
+        (["modal.gpu=B300:8"], "B300:8: rollout.prompts_per_step is 4, which 8 processes cannot"),
+        (["modal.gpu=H100:4", "modal.cap_usd=0.2"], "does not pay the first 3 minutes"),
     ],
 )
 def test_a_run_that_cannot_go_well_is_refused_in_one_line(settings: list[str], words: str) -> None:

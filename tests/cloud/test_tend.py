@@ -12,7 +12,9 @@ from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud import tend as tending
 from composer_tui.cloud.direct import DirectCloud
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
+from composer_tui.cloud.tend import still_there_words
 from composer_tui.cloud.trouble import REMIND_SECONDS, Trouble
+from composer_tui.cloud.wire import StopProgress
 from composer_tui.runs.folder import RunFolder
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import (
@@ -184,3 +186,25 @@ def test_what_lasts_is_said_to_last() -> None:
     assert [trouble.lost("refused", 10.0 + s) for s in range(1, 60)] == [None] * 59
     assert trouble.lost("refused", 70.0) == "log stream still lost for 1m00s (refused)"
     assert trouble.back(93.0) == "log stream is back after 1m23s"
+
+
+def test_what_is_tried_in_several_ways_is_one_trouble_and_back_when_all_are() -> None:
+    way = Trouble("the way to Modal")
+    assert (
+        way.lost("no answer", 0.0, "call") == "the way to Modal lost (no answer); it is tried again"
+    )
+    assert way.lost("refused", 5.0, "log") is None
+    assert way.remind(59.0) is None
+    assert way.remind(60.0) == "the way to Modal still lost for 1m00s (refused)"
+    assert way.back(61.0, "call") is None
+    assert way.is_lost
+    assert way.back(70.0, "log") == "the way to Modal is back after 1m10s"
+    assert way.over(71.0) is None
+    assert way.remind(500.0) is None
+
+
+def test_containers_that_do_not_go_are_named_while_they_are_stopped() -> None:
+    stop = StopProgress(
+        app_id="ap-1", name="", stage="stopping", seconds=61.0, containers=("ta-1",), message="no"
+    )
+    assert still_there_words(stop) == "ap-1: its containers ta-1 are still there after 1m01s (no)"

@@ -10,17 +10,21 @@ import msgspec
 import psutil
 import pytest
 
-from composer_engine.protocol import StepCompleted
+from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
 from composer_tui.cloud.notebook import Notebook, only_follower
 from composer_tui.headless.catching_up import catch_up, standing_of
 from composer_tui.headless.listing import print_runs
+from composer_tui.headless.notes import Closing
 from composer_tui.headless.watch import tell_to_end, watch_once
 from composer_tui.runners.cloud import CloudRun
 from composer_tui.runs.folder import RunFolder
+from composer_tui.runs.journal import append
+from composer_tui.runs.state import RunState, advance
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import events, modal_plane, small_config, store, talking_run
 from tests.rehearsal.rehearsal import Rehearsal, wait_until
+from tests.runs import numbered, started
 
 __all__ = ["modal_plane", "store"]
 
@@ -97,6 +101,40 @@ def test_a_run_that_another_program_follows_is_current_unless_it_hears_nothing(
         standing = standing_of(folder)
     assert standing.followed
     assert standing.words(time.time()) == ""
+
+
+def test_a_run_that_is_only_being_launched_is_behind_of_nothing(store: RunStore) -> None:
+    folder = live_run(store)
+    (folder.path / ".current").unlink()
+    with only_follower(folder):
+        for launched_at, is_quiet in ((0.0, True), (time.time() - 5, True), (1.0, False)):
+            write_ref(folder, msgspec.structs.replace(read_ref(folder), launched_at=launched_at))
+            assert (standing_of(folder).words(time.time()) == "") == is_quiet
+
+
+@pytest.mark.parametrize(("retries", "status"), [(0, 1), (1, 0)])
+def test_an_attempt_that_modal_retries_is_no_failure_of_the_run_yet(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, retries: int, status: int
+) -> None:
+    monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:1")
+    config = small_config(retries=retries)
+    folder = store.create(config, "modal", time.time())
+    write_ref(folder, CloudRef(app_name="a", app_id="ap-1", launched_at=1.0))
+    crash = RunFailed(kind="engine", message="m")
+    append(folder.events_path, numbered([started(), crash]))
+    assert watch_once(CloudRun(folder), as_json=False) == status
+    write_ref(folder, msgspec.structs.replace(read_ref(folder), ended=True))
+    assert watch_once(CloudRun(folder), as_json=False) == 1
+
+
+def test_a_long_silence_after_the_last_word_is_told_and_a_short_one_is_not() -> None:
+    closing, over = Closing(), advance(RunState(), RunFinished(steps=3, stopped_early=False, seq=0))
+    assert closing.look(RunState(), 0.0) == ""
+    assert [closing.look(over, now) for now in (10.0, 11.9)] == ["", ""]
+    assert not closing.was_told
+    assert closing.look(over, 12.1, may_go_on=True) == ""
+    assert closing.look(over, 12.1) == "finished; making sure that it is gone"
+    assert (closing.look(over, 13.0), closing.was_told) == ("", True)
 
 
 def test_a_run_that_is_over_or_here_has_no_age(store: RunStore) -> None:

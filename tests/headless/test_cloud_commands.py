@@ -1,5 +1,6 @@
 """What the commands for Modal do before they ask it anything."""
 
+import json
 import subprocess
 import sys
 import time
@@ -81,7 +82,10 @@ def test_without_a_token_the_command_that_makes_one_is_named(
     assert "modal token new" in said
 
 
-@pytest.mark.parametrize("arguments", [("apps",), ("logs", "some-app"), ("gc",), ("volumes",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("apps",), ("logs", "some-app"), ("gc",), ("volumes",), ("run", "smoke", "--target", "modal")],
+)
 def test_a_refused_connection_is_told_at_once(arguments: tuple[str, ...], tmp_path: Path) -> None:
     environ = Connection("http://127.0.0.1:9", "ak-nobody", "as-nobody").environ()
     began = time.monotonic()
@@ -89,6 +93,18 @@ def test_a_refused_connection_is_told_at_once(arguments: tuple[str, ...], tmp_pa
     assert done.returncode == 1
     assert "127.0.0.1:9 refused the connection" in done.stderr.decode()
     assert time.monotonic() - began < 15, "modal's client, and its command line, try for long"
+    assert not any(tmp_path.iterdir()), "a run that cannot be launched has no folder"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("apps",), ("secrets",), ("containers",), ("stop", "--all", "--yes")]
+)
+def test_what_is_in_the_way_is_json_for_a_program_that_asked_for_that(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    environ = Connection("http://127.0.0.1:9", "ak-nobody", "as-nobody").environ()
+    done = call(*arguments, "--json", runs=tmp_path, **environ)
+    assert json.loads(done.stdout)["problem"]["kind"] == "no_network"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,31 @@ def test_replaying_leaves_no_run_behind(smoke: SmokeRun) -> None:
     assert len(json.loads(call("runs", "--json", runs=smoke.runs).stdout)) == 1
 
 
+@pytest.mark.parametrize(
+    "arguments", [["runs"], ["show", "last"], ["export", "last", "-o", "-"], ["--help"]]
+)
+def test_a_reader_that_has_enough_is_no_failure(
+    arguments: list[str], smoke: SmokeRun, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody_reads:
+        done = subprocess.run(
+            command_line("--runs-dir", str(smoke.runs), *arguments),
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_runs_folder_can_be_named_after_the_command(smoke: SmokeRun, tmp_path: Path) -> None:
+    done = call("runs", "--json", "--runs-dir", str(smoke.runs), runs=tmp_path)
+    assert len(json.loads(done.stdout)) == 1
+
+
 def test_stopping_what_is_over_says_so_and_succeeds(smoke: SmokeRun) -> None:
     stopped = call("stop", "last", "--json", runs=smoke.runs)
     assert stopped.returncode == 0
@@ -135,7 +160,8 @@ def test_the_doctor_names_what_mends_a_runs_folder_that_cannot_be_written(tmp_pa
         (["run", "smoke", "--set", "zzz"], "has no '='"),
         (["run", "--config", "/no/such.toml"], "/no/such.toml"),
         (["run", "smoke", "--target", "moon"], "'moon' is not"),
-        (["run", "smoke", "--target", "modal"], "has no Modal token: modal token new"),
+        (["run", "smoke", "--target", "modal"], "has no Modal token (try: modal token new"),
+        (["run", "smoke", "--target", "rehearsal", "--chaos", "fire=1"], "'fire=1' is not one of"),
         (["run", "smoke", "--chaos", "slow=1"], "--chaos is for --target rehearsal"),
         (["run", "smoke", "--target", "rehearsal", "--set", "modal.gpu=H900"], "H900"),
         (["run", "smoke", "--target", "rehearsal", "--set", "modal.gpu=L4:99"], "1 to 8 of L4"),

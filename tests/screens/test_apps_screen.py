@@ -70,19 +70,28 @@ async def test_money_and_state_are_there_at_every_size(
             assert stage.shown.isascii()
 
 
+async def test_an_empty_list_of_a_while_ago_does_not_say_that_nothing_is_live(
+    opened: Opening,
+) -> None:
+    async with opened(start="apps", kind=Noting) as stage:
+        tell(stage, AppsListed(listed(now=time.time() - 25)))
+        await stage.until_shown("as of 2", "s ago, asking Modal...")
+        assert "Nothing is live" not in stage.shown
+
+
 @pytest.mark.parametrize(
     ("apps", "words"),
     [
         (Apps(problem=NO_TOKEN), ("no token", "modal token new", "MODAL_TOKEN_ID")),
         (Apps(problem=NO_NETWORK), ("cannot be reached", "is there a net?")),
-        (listed(now=time.time()), ("Nothing is live", "Press 1")),
+        (None, ("Nothing is live", "Press 1")),
     ],
 )
 async def test_an_empty_screen_says_what_to_do(
-    opened: Opening, apps: Apps, words: tuple[str, ...]
+    opened: Opening, apps: Apps | None, words: tuple[str, ...]
 ) -> None:
     async with opened(start="apps", kind=Noting) as stage:
-        tell(stage, AppsListed(apps))
+        tell(stage, fresh() if apps is None else AppsListed(apps))
         await stage.until_shown(*words)
         await stage.press("r")
         await stage.until(lambda: [type(one) for one in asked_of(stage)] == [AppsRefreshAsked])

@@ -73,7 +73,7 @@ async def test_a_rehearsal_is_launched_from_the_form_and_stopped_from_the_monito
         await stage.until_shown("Stop")
         await stage.pilot.pause(0.4)
         await stage.press("n", "y")
-        await until_soon(stage, "failed")
+        await until_soon(stage, "stopped")
         await soon(lambda: '"ended": true' in text(folder.cloud_path))
     containers = [one for one in psutil.process_iter() if is_container_of(one, folder.path)]
     process.stop(connection_file(folder.run_id))

@@ -196,8 +196,8 @@ def test_every_row_is_as_wide_as_its_head(
     row = item_row(Item(one.app_id, one.name, one), NOW, width, UNICODE, at_cursor=True)
     assert row_cells(row) == row_cells(head_row(width, UNICODE)) <= width
     assert columns(width)[1] >= 8
-    if price is not None and price < 1000:
-        assert dollars(price) in plain(row)
+    if price is not None:
+        assert short_dollars(price) in plain(row)
 
 
 @pytest.mark.parametrize("kind", ORPHANS)
@@ -250,7 +250,15 @@ def test_a_filter_finds_by_name_owner_gpu_and_class() -> None:
     ],
 )
 def test_an_empty_table_says_what_to_do_next(apps: Apps | None, words: str) -> None:
-    assert words in "\n".join(nothing_words(apps, ""))
+    assert words in "\n".join(nothing_words(apps, "", NOW))
+
+
+def test_an_empty_list_that_is_old_does_not_say_that_nothing_is_live() -> None:
+    assert "Nothing is live" in "\n".join(nothing_words(listed(), "", NOW + 4))
+    old = "\n".join(nothing_words(listed(), "", NOW + 25))
+    assert "as of 25s ago, asking Modal..." in old
+    assert "Nothing is live" not in old
+    assert "costs" not in old
 
 
 def test_a_problem_comes_with_what_to_do() -> None:

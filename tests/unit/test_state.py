@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from composer_engine.protocol import (
     AlertRaised,
+    EndedBy,
     Event,
     PhaseChanged,
     RunFailed,
     RunFinished,
     Unrecognized,
 )
+from composer_tui.headless.narrator import failure_lines
 from composer_tui.headless.status import exit_status
 from composer_tui.runs.state import (
     ALERTS_KEPT,
@@ -27,7 +29,7 @@ from composer_tui.runs.state import (
     advance,
     advance_all,
 )
-from composer_tui.runs.words import finished_words, state_words
+from composer_tui.runs.words import LOST, finished_words, hint_lines, life_word, state_words
 from composer_tui.widgets.status import status_of
 from tests.runs import EPOCH, numbered, started, step, whole_run
 from tests.strategies import events
@@ -141,13 +143,55 @@ def test_a_run_that_a_guard_rail_stopped_says_which_and_gates_a_job() -> None:
     )
     assert (person.life, person.guard_rail, exit_status(person)) == ("stopped", "", 0)
     assert (rail.life, exit_status(rail)) == ("stopped", 3)
-    assert state_words(rail) == "stopped: the cap of $0.05 is reached"
+    assert state_words(rail) == "cap hit: the cap of $0.05 is reached"
     assert finished_words(asked, "4s") == "stopped early after 1 steps in 4s: asked: enough"
-    assert finished_words(capped).startswith("stopped by a guard rail after 1 steps: the cap")
+    assert finished_words(capped).startswith("cap hit after 1 steps: the cap")
     assert status_of(rail.life, ended_by="budget").word == "cap hit"
     assert status_of(rail.life).word == "stopped"
     again = advance(rail, numbered([started(2)], first=3)[0])
     assert (again.guard_rail, exit_status(again)) == ("", 0)
+
+
+def test_a_machine_that_was_taken_back_ends_an_attempt_and_not_the_run() -> None:
+    taken = RunFailed(kind="preempted", message="Modal took the container away")
+    stream = numbered([started(), step(1), taken, started(2), step(2)])
+    between = advance_all(RunState(), stream[:3])
+    assert (between.ended, between.is_taken_away, exit_status(between)) == (False, True, 0)
+    assert state_words(between) == "launching: taken away; a new attempt is expected"
+    assert failure_lines(taken)[0].startswith("taken away; a new attempt is expected")
+    goes_on = advance_all(between, stream[3:])
+    assert (goes_on.life, goes_on.is_taken_away) == ("training", False)
+    killed = advance(between, RunFailed(kind="killed", message="m", seq=3))
+    assert (killed.ended, killed.is_taken_away, exit_status(killed)) == (True, False, 1)
+
+
+def test_every_list_has_one_word_for_an_end() -> None:
+    ends: list[tuple[Life, EndedBy, str]] = [
+        ("stopped", "", "stopped"),
+        ("stopped", "budget", "cap hit"),
+        ("stopped", "timeout", "timed out"),
+        ("failed", "timeout", "timed out"),
+        ("failed", "killed", "killed"),
+        ("failed", "engine", "failed"),
+        ("training", "", "training"),
+    ]
+    for life, ended_by, word in ends:
+        assert life_word(life, ended_by) == word
+        assert status_of(life, ended_by=ended_by).word == word
+
+
+def test_a_stop_by_its_owner_is_no_failure_even_before_the_engine_could_say_so() -> None:
+    word = RunFailed(kind="killed", message="stopped by you (the stop of 13:02 took effect)")
+    state = advance_all(RunState(), numbered([word]))
+    assert (state.ended, exit_status(state), state_words(state)) == (True, 0, "stopped")
+    assert state.failure is None
+    assert failure_lines(word) == [word.message]
+
+
+def test_what_is_lost_is_told_as_a_note_and_not_as_something_to_try() -> None:
+    assert hint_lines(LOST) == [f"note: {LOST}"]
+    assert hint_lines(f"raise it; {LOST}") == ["try: raise it", f"note: {LOST}"]
+    assert hint_lines("") == []
 
 
 def test_a_failure_before_the_start_is_a_failure() -> None:

@@ -277,6 +277,8 @@ def test_a_present_without_events_makes_nothing_dearer() -> None:
     assert [one.seconds for one in going] == [30, 100]  # the first one's end is not known
     assert so_far(going, RunState(life="training", updated_at=NOON + 200)) == going
     assert so_far(two, RunState(life="finished", updated_at=NOON + 9e9)) == two
+    heard = RunState(life="failed", last=step(250), updated_at=NOON + 9e9)
+    assert [one.seconds for one in so_far(two, heard)] == [30, 150]  # not to the last word
     ended = (attempt(0, 60),)
     assert so_far(ended, RunState(life="training", updated_at=NOON + 900)) == ended
 
@@ -351,6 +353,19 @@ def test_a_container_without_a_word_costs_until_its_last_sign_of_life(tmp_path: 
     assert (first.ended_at, first.usd, first.outcome) == (None, Decimal("0.1"), "killed")
     assert (first.device, first.worth_retrying) == (DEVICE.name, True)
     assert (second.attempt, second.outcome) == (2, "")
+
+
+def test_a_container_lived_at_least_as_long_as_its_events_tell(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    CostLedger(folder, REF).saw("ta-1", NOON)
+    again = CostLedger(folder, REF)  # the one before was killed, and wrote nothing more
+    again.over(RunState(failure=RunFailed(kind="killed", message="m")), NOON + 9e9, NOON + 268)
+    assert read_costs(folder)[0].seconds == 268
+    other = CostLedger(folder, REF)
+    other.saw("ta-2", NOON + 300)
+    other.heard("ta-2", started(350))
+    other.write()
+    assert read_costs(folder)[1].seconds == 50
 
 
 def test_the_last_word_of_a_container_is_not_taken_for_that_of_the_next(tmp_path: Path) -> None:

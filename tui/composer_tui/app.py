@@ -61,6 +61,7 @@ from composer_tui.screens.themes import DARK, LIGHT, chart_colours
 from composer_tui.screens.watch import Watch
 from composer_tui.widgets.glyphs import glyphs_for
 from composer_tui.widgets.pane import Pane
+from composer_tui.widgets.stopped_apps import with_stops
 
 if TYPE_CHECKING:
     from composer_tui.pricing.rates import Rates
@@ -285,7 +286,7 @@ class ComposerApp(App[None]):
             self._stopping.runs,
             tuple(self._alarms.values()),
             self._stop_words,
-            self._apps,
+            with_stops(self._apps, self._stopping.apps),
             self._stopping.apps,
             self.readonly,
             self._rates,

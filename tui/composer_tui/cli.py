@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 
@@ -19,8 +19,10 @@ from composer_tui.cli_cloud import (
     containers,
     in_environment,
     logs,
+    plainly,
     rehearsal,
     secrets,
+    store_of,
     volumes,
 )
 from composer_tui.readonly import READONLY_VARIABLE, is_readonly
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from composer_tui.runners.base import RunHandle, Runner
     from composer_tui.runs.folder import RunFolder
-    from composer_tui.runs.store import RunStore
 
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -58,8 +59,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
     """The exit status of one command line; prints its problems, raises none of the user's."""
     from composer_tui.runs.folder import DamagedFolder
 
+    stdout = sys.stdout
     try:
         status = cli.main(list(arguments), prog_name="composer-tui", standalone_mode=False)
+        sys.stdout.flush()  # here, where it is known what it means that nobody reads it
     except click.ClickException as problem:
         for line in problem.format_message().splitlines():
             click.echo(f"composer-tui: {' '.join(line.split())}", err=True)
@@ -70,14 +73,23 @@ def run_command_line(arguments: Sequence[str]) -> int:
         click.echo(f"composer-tui: this run's folder is damaged: {damage}", err=True)
         return USAGE_STATUS
     except BrokenPipeError:
-        # The reader of our stdout has left; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _unread(stdout)
+    except SystemExit as leaving:
+        # The ways of click (it wraps stdout) and rich with it, both with the status of a failure.
+        if sys.stdout is stdout and not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return _unread(stdout)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"composer-tui: {where}{error.strerror or error}", err=True)
         return USAGE_STATUS
     return int(status or 0)
+
+
+def _unread(stdout: TextIO) -> int:
+    """The reader of our stdout has what it wanted; what is still buffered has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    return 0
 
 
 @click.group(
@@ -115,18 +127,19 @@ def _refuse_if_readonly(context: click.Context) -> None:
         )
 
 
-def _store(context: click.Context) -> RunStore:
-    from composer_engine.config_file import expanded
-    from composer_tui.runs.store import RunStore, default_runs_dir
+def _refused(words: str, *, as_json: bool) -> int:
+    """As a `UsageProblem`, and for a program that reads JSON in its way, too."""
+    from composer_tui.cloud.problems import problem
+    from composer_tui.headless.troubles import print_failure
 
-    return RunStore(expanded(str(context.obj)) if context.obj else default_runs_dir())
+    return print_failure(problem("refused", words), as_json=as_json)
 
 
 def _find(context: click.Context, text: str) -> RunFolder:
     from composer_tui.runs.store import AmbiguousRun, RunNotFound
 
     try:
-        return _store(context).find(text)
+        return store_of(context).find(text)
     except (RunNotFound, AmbiguousRun) as problem:
         raise UsageProblem(str(problem)) from None
 
@@ -136,7 +149,7 @@ def _attach(context: click.Context, folder: RunFolder, *, only_look: bool = Fals
     from composer_tui.runners.attach import attach
     from composer_tui.runners.local import LocalRunner
 
-    store = _store(context)
+    store = store_of(context)
     if only_look:
         return attach(LocalRunner(store), folder)
     accounts = for_commands(store)
@@ -147,7 +160,7 @@ def _attach(context: click.Context, folder: RunFolder, *, only_look: bool = Fals
 def _runner(
     context: click.Context, target: Literal["local", "modal", "rehearsal"], chaos: str
 ) -> Runner:
-    store = _store(context)
+    store = store_of(context)
     if target == "local":
         from composer_tui.runners.local import LocalRunner
 
@@ -160,11 +173,20 @@ def _runner(
     return CloudRunner(store, target, accounts, chaos=chaos)
 
 
+def _check_chaos(chaos: str) -> None:
+    from composer_tui.rehearsal.chaos import BadSpec, parse
+
+    try:
+        parse(chaos)
+    except BadSpec as problem:
+        raise UsageProblem(f"--{problem}") from None
+
+
 def _open(context: click.Context, run: RunFolder | None, speed: float | None = None) -> int:
     from composer_tui.open_app import NoTerminal, open_app
 
     try:
-        return open_app(_store(context).root, run=run, replay_speed=speed)
+        return open_app(store_of(context).root, run=run, replay_speed=speed)
     except NoTerminal as problem:
         raise UsageProblem(str(problem)) from None
 
@@ -210,7 +232,9 @@ def run(
     Exit status: 0 finished, 1 failed, 2 cannot be run as asked, 3 stopped by an alert.
     """
     from composer_engine.config import ConfigError, build, file_values, setting_values, to_toml
+    from composer_tui.cloud.problems import CloudProblem
     from composer_tui.headless.launch import launch
+    from composer_tui.headless.troubles import asking_modal, check_token, print_failure
     from composer_tui.presets import Presets
     from composer_tui.runners.local import EngineMissing, LaunchFailed
 
@@ -220,6 +244,8 @@ def run(
         raise UsageProblem("say what to run: a preset (such as smoke) or --config FILE")
     if chaos and target != "rehearsal":
         raise UsageProblem("--chaos is for --target rehearsal")
+    if chaos:
+        _check_chaos(chaos)
     try:
         under = Presets().values(preset) if preset is not None else []
         over = file_values(config_file) if config_file else []
@@ -231,9 +257,14 @@ def run(
         if dry_run:
             click.echo(to_toml(config), nl=False)
             return 0
+        if target == "modal":
+            with asking_modal(quietly=as_json):
+                check_token()  # before there is a folder that would only say that it failed
         handle = _runner(context, target, chaos).start(config)
     except ConfigError as error:
         raise UsageProblem(str(error)) from None
+    except CloudProblem as error:
+        return print_failure(error.problem, as_json=False)
     except (EngineMissing, LaunchFailed) as problem:
         raise UsageProblem(str(problem)) from None
     return launch(handle, as_json=as_json, detach=detach)
@@ -268,20 +299,20 @@ def attach(
 ) -> int:
     """Follow a run that another machine launched on Modal, live or ended.
 
-    APP is an app's id or name, or the id of a run. Its folder is made here, as if it had been
-    launched here.
+    APP is an app's id or name, or a run's id as another machine has it. Its folder is made here, as
+    if it had been launched here. A RUN that is known here is followed.
     """
     from composer_tui.cloud.problems import CloudProblem
     from composer_tui.headless.attaching import attach_run
-    from composer_tui.headless.troubles import asking_modal, print_problem, status_of
+    from composer_tui.headless.troubles import print_failure
     from composer_tui.headless.watch import watch_to_end
 
     try:
-        with asking_modal(quietly=as_json):
-            folder = attach_run(_store(context), app, environment=environment, volume=volume)
+        folder = attach_run(
+            store_of(context), app, environment=environment, volume=volume, quietly=as_json
+        )
     except CloudProblem as error:
-        print_problem(error.problem)
-        return status_of(error.problem)
+        return print_failure(error.problem, as_json=False)
     if detach:
         click.echo(folder.run_id)
         return 0
@@ -295,7 +326,7 @@ def runs(context: click.Context, as_json: bool) -> int:
     """List all runs, the newest first."""
     from composer_tui.headless.listing import print_runs
 
-    return print_runs(_store(context), as_json=as_json)
+    return print_runs(store_of(context), as_json=as_json)
 
 
 @cli.command()
@@ -328,7 +359,7 @@ def cost(context: click.Context, since: str, by: Literal["run", "gpu"], as_json:
     from composer_tui.headless.costs import BadPeriod, print_cost
 
     try:
-        return print_cost(_store(context), since, by, as_json=as_json, now=time.time())
+        return print_cost(store_of(context), since, by, as_json=as_json, now=time.time())
     except BadPeriod as problem:
         raise UsageProblem(str(problem)) from None
 
@@ -378,9 +409,9 @@ def stop(
         names, orphans, every, "now" if now else "graceful", grace, yes=yes, as_json=as_json
     )
     try:
-        return stop_all(_store(context), request)
+        return stop_all(store_of(context), request)
     except CannotStop as problem:
-        raise UsageProblem(str(problem)) from None
+        return _refused(str(problem), as_json=as_json)
 
 
 @cli.command()
@@ -392,7 +423,7 @@ def apps(context: click.Context, every: bool, as_json: bool) -> int:
     """List the live apps of a Modal environment: their cost, and which of them nobody watches."""
     from composer_tui.headless.apps import print_apps
 
-    return print_apps(_store(context), as_json=as_json, every=every)
+    return print_apps(store_of(context), as_json=as_json, every=every)
 
 
 @cli.command()
@@ -411,9 +442,9 @@ def gc(context: click.Context, yes: bool, as_json: bool) -> int:
 
     _refuse_if_readonly(context)
     try:
-        return collect(_store(context), yes=yes, as_json=as_json)
+        return collect(store_of(context), yes=yes, as_json=as_json)
     except CannotStop as problem:
-        raise UsageProblem(str(problem)) from None
+        return _refused(str(problem), as_json=as_json)
 
 
 @cli.command()
@@ -421,12 +452,16 @@ def gc(context: click.Context, yes: bool, as_json: bool) -> int:
 @click.option("--minutes", type=Number(min=0, min_open=True), required=True)
 @in_environment
 @click.pass_context
+@plainly
 def lease(context: click.Context, app: str, minutes: float) -> int:
-    """Extend a run's lease on Modal by so many minutes."""
+    """Extend a run's lease on Modal by so many minutes.
+
+    APP is an id (ap-...) or a name; RUN is an id, the beginning of one, or 'last'.
+    """
     from composer_tui.headless.leases import extend_lease
 
     _refuse_if_readonly(context)
-    return extend_lease(_store(context), app, minutes)
+    return extend_lease(store_of(context), app, minutes)
 
 
 @cli.command()
@@ -459,7 +494,10 @@ def replay(context: click.Context, run: str, speed: float, as_json: bool) -> int
 @click.argument("run", metavar="RUN")
 @click.option("--format", "kind", type=click.Choice(["csv", "jsonl", "parquet"]), default="csv")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Default: stdout."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="A file, or - for stdout, which is the default.",
 )
 @click.pass_context
 def export(context: click.Context, run: str, kind: Any, output: Path | None) -> int:
@@ -468,7 +506,7 @@ def export(context: click.Context, run: str, kind: Any, output: Path | None) -> 
     from composer_tui.runs.export import ExportError
 
     try:
-        return export_run(_find(context, run), kind, output)
+        return export_run(_find(context, run), kind, None if output == Path("-") else output)
     except ExportError as problem:
         raise UsageProblem(str(problem)) from None
 
@@ -534,8 +572,23 @@ def doctor(context: click.Context, online: bool, as_json: bool) -> int:
     """
     from composer_tui.headless.doctor import print_findings
 
-    return print_findings(_store(context).root, online=online, as_json=as_json)
+    return print_findings(store_of(context).root, online=online, as_json=as_json)
+
+
+def _use_runs_dir(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        context.obj = path
 
 
 for _command in (containers, logs, rehearsal, secrets, volumes):
     cli.add_command(_command)
+for _command in cli.commands.values():  # also after the command's name, where people look for it
+    _command.params.append(
+        click.Option(
+            ["--runs-dir"],
+            type=click.Path(path_type=Path, file_okay=False),
+            hidden=True,
+            expose_value=False,
+            callback=_use_runs_dir,
+        )
+    )

@@ -19,8 +19,11 @@ from composer_tui.readonly import READONLY_VARIABLE, is_readonly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from composer_tui.runs.store import RunStore
+
 _P = ParamSpec("_P")
 _DECLINED = 1
+_ENVIRONMENT = "composer_tui.environment"
 _VERIFIED = (
     "Modal gives no checksum of a file. Each block is checked against the digest that comes with "
     "it, and each file against its size; --verify reads it a second time and compares sha256."
@@ -33,19 +36,18 @@ class _Refused(click.ClickException):
     exit_code = 2
 
 
-def _plainly(command: Callable[_P, int]) -> Callable[_P, int]:
+def plainly(command: Callable[_P, int]) -> Callable[_P, int]:
     """What a person can mend is one line, and none of it a token or a value."""
 
     @functools.wraps(command)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> int:
         from composer_tui.cloud.problems import CloudProblem
-        from composer_tui.headless.troubles import print_problem, status_of
+        from composer_tui.headless.troubles import print_failure
 
         try:
             return command(*args, **kwargs)
         except CloudProblem as error:
-            print_problem(error.problem)
-            return status_of(error.problem)
+            return print_failure(error.problem, as_json=bool(kwargs.get("as_json")))
 
     return wrapped
 
@@ -62,18 +64,41 @@ def _changing(command: Callable[_P, int]) -> Callable[_P, int]:
     return wrapped
 
 
-def _use_environment(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+def store_of(context: click.Context) -> RunStore:
+    """The runs that a command is about."""
+    from composer_engine.config_file import expanded
+    from composer_tui.runs.store import RunStore, default_runs_dir
+
+    return RunStore(expanded(str(context.obj)) if context.obj else default_runs_dir())
+
+
+def _use_environment(context: click.Context, _option: click.Parameter, name: str | None) -> None:
     if name:
         os.environ["MODAL_ENVIRONMENT"] = name  # modal's own way of naming it
+        context.meta[_ENVIRONMENT] = name
 
 
-in_environment = click.option(
-    "-e",
-    "--environment",
-    expose_value=False,
-    callback=_use_environment,
-    help="A Modal environment other than the usual one.",
-)
+def in_environment(command: Callable[_P, int]) -> Callable[_P, int]:
+    """With ``-e``: an environment that the account does not have is refused."""
+
+    @functools.wraps(command)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        name = click.get_current_context().meta.get(_ENVIRONMENT)
+        if name:
+            from composer_tui.headless.troubles import check_environment
+
+            check_environment(name)
+        return command(*args, **kwargs)
+
+    return click.option(
+        "-e",
+        "--environment",
+        expose_value=False,
+        callback=_use_environment,
+        help="A Modal environment other than the usual one.",
+    )(plainly(wrapped))
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _yes = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 _force = click.option("--force", is_flag=True, help="Replace what is there and differs.")
@@ -95,7 +120,7 @@ def _confirmed(question: str, *, yes: bool) -> bool:
 @_json
 @in_environment
 @click.pass_context
-@_plainly
+@plainly
 def volumes(context: click.Context, sizes: bool, as_json: bool) -> int:
     """List Modal volumes, browse them, move files to and from them."""
     from composer_tui.headless.troubles import asking_modal
@@ -111,7 +136,7 @@ def volumes(context: click.Context, sizes: bool, as_json: bool) -> int:
 @click.option("--sizes", is_flag=True, help="Add up the files of each, and what that costs.")
 @_json
 @in_environment
-@_plainly
+@plainly
 def list_volumes(sizes: bool, as_json: bool) -> int:
     """List Modal volumes, as without a command."""
     from composer_tui.headless.troubles import asking_modal
@@ -127,7 +152,7 @@ def list_volumes(sizes: bool, as_json: bool) -> int:
 @click.option("-R", "--recursive", is_flag=True, help="Folders within folders, too.")
 @_json
 @in_environment
-@_plainly
+@plainly
 def list_path(volume: str, path: str, recursive: bool, as_json: bool) -> int:
     """List what lies at PATH of a volume: type, size, time, path."""
     from composer_tui.cloud.volumes import path_on
@@ -146,7 +171,7 @@ def list_path(volume: str, path: str, recursive: bool, as_json: bool) -> int:
 @_json
 @in_environment
 @_changing
-@_plainly
+@plainly
 def put_path(
     volume: str,
     local: Path,
@@ -194,7 +219,7 @@ def put_path(
 @_verify
 @_json
 @in_environment
-@_plainly
+@plainly
 def get_path(
     volume: str, remote: str, local: Path | None, force: bool, verify: bool, as_json: bool
 ) -> int:
@@ -215,7 +240,7 @@ def get_path(
 @_yes
 @in_environment
 @_changing
-@_plainly
+@plainly
 def remove_path(volume: str, path: str, recursive: bool, yes: bool) -> int:
     """Remove a file or a folder from a volume, for good."""
     from composer_tui.cloud.volumes import path_on
@@ -237,7 +262,7 @@ def remove_path(volume: str, path: str, recursive: bool, yes: bool) -> int:
 @_json
 @in_environment
 @click.pass_context
-@_plainly
+@plainly
 def secrets(context: click.Context, as_json: bool) -> int:
     """List Modal secrets, make them, delete them. Never shows a value."""
     from composer_tui.headless.secrets import print_secrets
@@ -252,7 +277,7 @@ def secrets(context: click.Context, as_json: bool) -> int:
 @secrets.command("list")
 @_json
 @in_environment
-@_plainly
+@plainly
 def list_secrets(as_json: bool) -> int:
     """List Modal secrets, as without a command."""
     from composer_tui.headless.secrets import print_secrets
@@ -280,7 +305,7 @@ def list_secrets(as_json: bool) -> int:
 @click.option("--add", is_flag=True, help="Put the keys into a secret that is there already.")
 @in_environment
 @_changing
-@_plainly
+@plainly
 def create_secret(
     name: str,
     values: tuple[str, ...],
@@ -317,7 +342,7 @@ def create_secret(
 @_yes
 @in_environment
 @_changing
-@_plainly
+@plainly
 def delete_secret(name: str, yes: bool) -> int:
     """Delete a secret, for good. Runs that name it will not start."""
     from composer_tui.headless.secrets import delete_secret
@@ -330,35 +355,44 @@ def delete_secret(name: str, yes: bool) -> int:
 
 
 @click.command()
-@click.argument("app", default="")
+@click.argument("app", metavar="[APP|RUN]", default="")
 @_json
 @in_environment
-@_plainly
-def containers(app: str, as_json: bool) -> int:
+@click.pass_context
+@plainly
+def containers(context: click.Context, app: str, as_json: bool) -> int:
     """List the containers of an app, and how busy its functions are; without APP, all containers.
 
-    APP is an id (ap-...), a name, or a run's id.
+    APP is an id (ap-...) or a name; RUN is an id, the beginning of one, or 'last'.
     """
     from composer_tui.headless.containers import print_containers
 
-    return print_containers(app, as_json=as_json)
+    return print_containers(store_of(context), app, as_json=as_json)
 
 
 @click.command()
-@click.argument("which", metavar="APP|CONTAINER")
+@click.argument("which", metavar="APP|RUN|CONTAINER")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until it is over.")
 @click.option("--since", metavar="TIME", help="30m, 2h, 1d, or 2026-03-01T12:00.")
 @click.option("--tail", type=click.IntRange(1, 20_000), help="So many entries.  [default: 100]")
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time.")
 @_json
 @in_environment
-@_plainly
+@click.pass_context
+@plainly
 def logs(
-    which: str, follow: bool, since: str | None, tail: int | None, timestamps: bool, as_json: bool
+    context: click.Context,
+    which: str,
+    follow: bool,
+    since: str | None,
+    tail: int | None,
+    timestamps: bool,
+    as_json: bool,
 ) -> int:
     """Print what an app or a container printed; a known failure in it is answered on stderr.
 
-    APP is an id (ap-...), a name, or a run's id; CONTAINER is an id (ta-...).
+    APP is an id (ap-...) or a name; RUN is an id, the beginning of one, or 'last'; CONTAINER is an
+    id (ta-...).
     """
     from composer_tui.cloud.app_logs import parse_since
     from composer_tui.headless.containers import print_logs
@@ -370,6 +404,7 @@ def logs(
     except ValueError as error:
         raise click.UsageError(f"--since: {error}") from None
     return print_logs(
+        store_of(context),
         which,
         follow=follow,
         since=moment,

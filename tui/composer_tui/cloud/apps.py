@@ -23,7 +23,7 @@ from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.cloud.rates_cache import KnownRates
 from composer_tui.cloud.seen import SEEN, Seen
-from composer_tui.cloud.spending import spent_usd
+from composer_tui.cloud.spending import Meter
 from composer_tui.cloud.wire import App, Apps, Container, Problem
 from composer_tui.numbers import duration
 from composer_tui.pricing.catalog import UnknownGpu
@@ -35,8 +35,9 @@ from composer_tui.runs.state import ENDED, RunState, advance_all
 from composer_tui.runs.store import RunStore
 
 _T = TypeVar("_T")
-_CLI_SECONDS = 12.0
-_LIST_SECONDS = 8.0
+_TOTAL_SECONDS = 12.0  # for all that is asked; nobody waits longer for a list
+_LIST_SECONDS = 6.0
+_LEAST_SECONDS = 0.5
 _DETAIL_SECONDS = 4.0
 _DETAILS_LAST_SECONDS = 300.0
 _SKEW_SECONDS = 60.0
@@ -77,24 +78,32 @@ def list_apps(
 
     Raises nothing for Modal's sake: a list that cannot be had is the last one, with the problem.
     """
+    until = time.monotonic() + _TOTAL_SECONDS
     with ThreadPoolExecutor(3, "apps") as pool:
-        return _Asking(store, now, seen, cli or ModalCli(call_seconds=_CLI_SECONDS), pool).apps()
+        return _Asking(store, now, seen, cli, pool, until).apps()
 
 
 class _Asking:
     """One list in the making. ``problem`` is the first thing that went wrong."""
 
     def __init__(
-        self, store: RunStore, now: float, seen: Seen, cli: ModalCli, pool: ThreadPoolExecutor
+        self,
+        store: RunStore,
+        now: float,
+        seen: Seen,
+        cli: ModalCli | None,
+        pool: ThreadPoolExecutor,
+        until: float,
     ) -> None:
-        self._now, self._seen, self._cli, self._pool = now, seen, cli, pool
+        self._now, self._seen, self._given_cli, self._pool = now, seen, cli, pool
+        self._until = until
         self._as_of = now  # by this machine's clock; ages are told by Modal's
         self._store = store
         self._problem: Problem | None = None
         self._has_api = True
 
     def apps(self) -> Apps:
-        boxes_to_come = self._pool.submit(self._cli.container_list)
+        boxes_to_come = self._pool.submit(self._cli().container_list)
         rates_to_come = self._pool.submit(
             rates_cache.current_rates, lambda: _from_modal("rates"), self._now
         )
@@ -121,6 +130,14 @@ class _Asking:
         seen.keep_only(seen.apps)
         return self._answer(tuple(rows), rates, self._as_of)
 
+    def _left(self, seconds: float) -> float:
+        """At most so many seconds, and no more than are left for all."""
+        return max(_LEAST_SECONDS, min(seconds, self._until - time.monotonic()))
+
+    def _cli(self) -> ModalCli:
+        """The modal command line, with the time that is left."""
+        return self._given_cli or ModalCli(call_seconds=self._left(_TOTAL_SECONDS))
+
     # What is asked of Modal.
 
     def _list(self) -> list[_Listed]:
@@ -129,9 +146,10 @@ class _Asking:
 
         first: CloudProblem | None = None
         try:
-            live = within(_LIST_SECONDS, modal_api.live_apps(), "the list of apps")
+            live = within(self._left(_LIST_SECONDS), modal_api.live_apps(), "the list of apps")
             if not self._seen.environment:
-                self._seen.environment = within(_LIST_SECONDS, modal_api.environment_name())
+                seconds = self._left(_DETAIL_SECONDS)
+                self._seen.environment = within(seconds, modal_api.environment_name())
         except KeyError:
             pass  # a state that this version of modal has no name for; its command line does
         except CloudProblem as failure:
@@ -141,8 +159,11 @@ class _Asking:
         else:
             return [_Listed(*app[:7]) for app in live]
         try:
-            return [_from_row(row) for row in self._cli.app_list() if not row.is_over]
+            return [_from_row(row) for row in self._cli().app_list() if not row.is_over]
         except CloudProblem as second:
+            if first and first.problem.kind == second.problem.kind == "timeout":
+                message = f"Modal did not answer within {_TOTAL_SECONDS:g} s"
+                raise CloudProblem(problem("timeout", message)) from None
             # What the command line prints says less of why than an error of the library's.
             raise (first if first and second.problem.kind == "refused" else second) from None
 
@@ -227,7 +248,7 @@ class _Asking:
 
     def _try(self, work: "Coroutine[Any, Any, _T]", seconds: float) -> _T | None:
         try:
-            return within(seconds + 1, work)
+            return within(self._left(seconds + 1), work)
         except CloudProblem as failure:
             self._note(failure.problem)
             return None
@@ -238,7 +259,7 @@ class _Asking:
         if not self._has_api:
             return False
         try:
-            return within(_DETAIL_SECONDS, modal_api.is_idle(app.function_ids))
+            return within(self._left(_DETAIL_SECONDS), modal_api.is_idle(app.function_ids))
         except CloudProblem:
             return False  # not known is not idle
 
@@ -266,7 +287,7 @@ class _Asking:
             containers=containers,
             gpu=gpu,
             usd_per_hour=price,
-            spent_usd=spent_usd(price, containers, self._now),
+            spent_usd=self._spent(app, price, containers, beat),
             owner=clean(tags.get(TAG_OWNER) or app.created_by),
             run_id=ledger.folder.run_id if ledger else clean(tags.get(TAG_RUN, "")),
             lease_until=_lease(tags, beat, ledger),
@@ -279,6 +300,22 @@ class _Asking:
         )
         verdict = self._verdict(app, row, ledger, beats)
         return msgspec.structs.replace(row, orphan=verdict.orphan, orphan_why=verdict.why)
+
+    def _spent(
+        self,
+        app: _Listed,
+        price: Decimal | None,
+        containers: tuple[Container, ...],
+        beat: ControlBeat | None,
+    ) -> Decimal | None:
+        """What was seen to run, or what its run has said of itself where that is more."""
+        if price is None:
+            return None
+        meter = self._seen.meters.setdefault(app.app_id, Meter(price))
+        meter.costs(price)
+        meter.saw(containers, self._now)
+        said = (_decimal(beat.spent_usd) if beat else None) or Decimal(0)
+        return max(meter.total(self._now) or Decimal(0), said)
 
     def _verdict(
         self,

@@ -4,7 +4,7 @@ import getpass
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import platformdirs
@@ -74,6 +74,26 @@ def read(path: Path) -> list[AuditLine]:
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return lines
+
+
+class OwnStop(NamedTuple):
+    """A stop of an app from this machine. ``is_late``: it was given up, and may have worked yet."""
+
+    time: float
+    is_late: bool
+
+
+def own_stop(app_id: str) -> OwnStop | None:
+    """The newest of that app; None where there is none, or it cannot be read."""
+    try:
+        lines = [line for line in read(audit_path()) if app_id and line.app_id == app_id]
+    except OSError:
+        return None
+    begun = max((line.time for line in lines if line.when == "before"), default=None)
+    if begun is None:
+        return None
+    after = [line.result for line in lines if line.when == "after" and line.time >= begun]
+    return OwnStop(begun, bool(after) and "gone" not in after)
 
 
 def line_of(

@@ -10,6 +10,7 @@ from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.problems import CloudProblem, problem
 
 CALL_SECONDS = 15.0
+LIST_SECONDS = 12.0
 _APP_ID = re.compile(r"ap-[A-Za-z0-9]{22}\Z")
 
 
@@ -32,7 +33,7 @@ class FunctionLine(msgspec.Struct, frozen=True, kw_only=True):
     waiting_inputs: int
 
 
-def list_containers(app_id: str = "", call_seconds: float = CALL_SECONDS) -> list[ContainerLine]:
+def list_containers(app_id: str = "", call_seconds: float = LIST_SECONDS) -> list[ContainerLine]:
     """Those of an app, or of the environment. Raises `CloudProblem`."""
     return [
         ContainerLine(
@@ -45,7 +46,7 @@ def list_containers(app_id: str = "", call_seconds: float = CALL_SECONDS) -> lis
     ]
 
 
-def find_app(text: str, call_seconds: float = CALL_SECONDS) -> str:
+def find_app(text: str, call_seconds: float = LIST_SECONDS) -> str:
     """The id of the app that an id, a name or a run's id means; a live one before a stopped one.
 
     Raises `CloudProblem` when it means none, or several.

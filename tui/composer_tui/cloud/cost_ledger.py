@@ -11,7 +11,7 @@ from composer_engine.protocol import Device, Event, RunFailed, RunFinished, RunS
 from composer_tui.cloud.ledger import CloudRef
 from composer_tui.runs.cost import AttemptCost, append_costs, paid_gpu, priced, read_costs
 from composer_tui.runs.folder import DamagedFolder, RunFolder
-from composer_tui.runs.state import RunState
+from composer_tui.runs.state import STOPPED_BY_YOU, RunState
 
 NEAR_SECONDS = 30.0  # so old a last sign of life may be for the end that we see to be its end
 
@@ -31,12 +31,17 @@ class CostLedger:
         self._known = {one.container_id: one for one in read_costs(folder)}
         self._written = dict(self._known)
 
+    @property
+    def failed_attempts(self) -> int:
+        """How many of them have ended, other than by being taken away."""
+        return sum(one.outcome not in ("", "preempted") for one in self._known.values())
+
     def saw(self, container_id: str, moment: float) -> None:
         """The first that a container said, or what it says after that."""
         known = self._known.get(container_id)
         if known is None:
             self._known[container_id] = self._new(container_id, moment)
-            self._write()
+            self.write()
         elif known.ended_at is None and moment > known.seen_at:
             self._known[container_id] = msgspec.structs.replace(known, seen_at=moment)
 
@@ -45,6 +50,8 @@ class CostLedger:
         known = self._known.get(container_id)
         if known is None:
             return
+        if known.ended_at is None and event.time > known.seen_at:
+            known = msgspec.structs.replace(known, seen_at=event.time)
         if isinstance(event, RunStarted):
             known = self._on(known, event.device)
         elif isinstance(event, RunFinished | RunFailed) and known.device and not known.outcome:
@@ -64,20 +71,22 @@ class CostLedger:
                 self._known[time.container_id] = _by_book(
                     known or self._new(time.container_id, time.started_at), time
                 )
-        self._write()
+        self.write()
 
-    def over(self, state: RunState, now: float) -> None:
+    def over(self, state: RunState, now: float, heard_at: float = 0.0) -> None:
         """The run is over, and none of its containers is left.
 
         The end of one that did not tell it is now, if it was heard of a moment ago, and else it is
-        not known.
+        not known. ``heard_at`` is the time of the engine's newest event.
         """
         last = max(self._known.values(), key=lambda one: one.started_at, default=None)
         if last is not None:
+            if last.ended_at is None and heard_at > last.seen_at:
+                last = msgspec.structs.replace(last, seen_at=heard_at)
             self._known[last.container_id] = _last(last, state, now)
-        self._write()
+        self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
         """What is not written as it is known; attempts are numbered by their starts."""
         ordered = sorted(self._known.values(), key=lambda one: one.started_at)
         for number, one in enumerate(ordered, 1):
@@ -129,8 +138,10 @@ def _ended_as(known: AttemptCost, word: RunFinished | RunFailed) -> AttemptCost:
 
 def _last(last: AttemptCost, state: RunState, now: float) -> AttemptCost:
     word = state.finish or state.failure
-    if not last.outcome and word is not None:
+    if word is not None and (not last.outcome or state.life == "stopped"):
         last = _ended_as(last, word)
+    elif state.life == "stopped":
+        last = msgspec.structs.replace(last, outcome="stopped", reason=STOPPED_BY_YOU)
     if last.outcome == "preempted":
         # Modal starts it again by itself; that nothing followed is a person's doing.
         last = msgspec.structs.replace(last, worth_retrying=False)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,22 @@ import msgspec
 from composer_engine.config import ModalConfig
 from composer_engine.contract import EVENTS_FILE, SPENDING_FILE
 from composer_engine.protocol import Event, Logged, PhaseChanged, Unrecognized
+from composer_tui.cloud.audit import own_stop
 from composer_tui.cloud.cost_ledger import CostLedger
 from composer_tui.cloud.ledger import CloudRef
 from composer_tui.cloud.log_stream import LogStream, Sieve
 from composer_tui.cloud.notebook import Begun, Chunk, Notebook
 from composer_tui.cloud.problems import problem_of
-from composer_tui.cloud.trouble import Trouble
 from composer_tui.cloud.verdict import (
     PLANE_GONE,
+    RETRIED,
     UNKNOWN,
     Ending,
     ending_of_error,
     ending_of_value,
     last_word,
+    may_be_a_stop,
+    stopped_word,
 )
 from composer_tui.cloud.wire import Problem
 from composer_tui.runs.folder import DamagedFolder, RunFolder
@@ -40,6 +43,7 @@ from composer_tui.runs.log_end import read_log_end
 TICK_SECONDS = 0.1
 POLL_SECONDS = 1.0  # is the call over?
 CALL_SECONDS = 20.0
+SILENCE_SECONDS = 4.0  # so long an answer may take before that is told
 HOLE_SECONDS = 4.0  # so long an event may be missing before the volume is asked for it
 LANE_SECONDS = 0.5  # so long a new container's events wait for their place
 AGAIN_SECONDS = 5.0
@@ -47,6 +51,7 @@ LOST_SECONDS = 60.0  # the volume is committed every 15 s: what it has not by th
 SAVE_SECONDS = 2.0
 IDLE_SECONDS = 15.0  # an app without work, of which we do not know the call, is over
 QUIET_SECONDS = 10.0  # for the log to end after the call has
+RETRY_SECONDS = 3.0  # so long after a failure a call that is not retried is over
 _VOLUME_TRIES = 20  # a minute and a half: a network that is gone for a moment loses no event
 
 
@@ -100,13 +105,11 @@ class _Follower:
         self._ending: Ending | None = None
         self._idle_since: float | None = None
         self._held_since: float | None = None
+        self._failed_at: float | None = None
         self._asked_volume_at = -AGAIN_SECONDS
         self._saved_at = 0.0
         self._changed = False
         self._is_deaf = False
-        self._stream_trouble = Trouble("log stream")
-        self._call_trouble = Trouble("the way to Modal")
-        self._volume_trouble = Trouble("the volume")
         self._hears = False  # all of the log up to now, and what comes
         self._current_at = 0.0
         for begun in position.begun:
@@ -124,8 +127,10 @@ class _Follower:
                 await asyncio.sleep(TICK_SECONDS)
                 self._flush()
                 self._mark_current()
+                self._notebook.remind()
                 if self._should_stop():
                     self._save()
+                    self._costs.write()
                     return False
                 await self._fill_holes()
             if not reading.done():  # the call is over: its log ends soon
@@ -195,15 +200,11 @@ class _Follower:
 
     def _lose(self, problem: Problem) -> None:
         self._hears = False
-        self._note(self._stream_trouble.lost(problem.message, time.monotonic()))
+        self._notebook.lost("log", problem.message)
 
     def _hear(self) -> None:
         self._hears, self._current_at = True, time.time()
-        self._note(self._stream_trouble.back(time.monotonic()))
-
-    def _note(self, line: str | None) -> None:
-        if line is not None:
-            self._notebook.note(line)
+        self._notebook.back("log")
 
     def _mark_current(self) -> None:
         """What came until Modal last answered is written. Raises OSError."""
@@ -270,9 +271,9 @@ class _Follower:
             found = problem_of(error)
             if found is None:
                 raise
-            self._note(self._volume_trouble.lost(found.message, time.monotonic()))
+            self._notebook.lost("volume", f"the run's volume: {found.message}")
             return False
-        self._note(self._volume_trouble.back(time.monotonic()))
+        self._notebook.back("volume")
         self._notebook.write_events(self._notebook.merge.take_volume(events))
         return True
 
@@ -312,10 +313,10 @@ class _Follower:
     async def _watch_call(self) -> Ending:
         """Returns when the call is over."""
         while True:
-            ending = None
+            ending, asked_at = None, time.monotonic()
             try:
                 async with asyncio.timeout(CALL_SECONDS):
-                    ending = await self._look()
+                    ending = await self._impatiently(self._look())
             except TimeoutError as error:
                 self._lose_call(error)
             except Exception as error:  # noqa: BLE001  # the border: it is the call's result
@@ -324,16 +325,45 @@ class _Follower:
                     self._lose_call(error)
             else:
                 self._current_at = time.time()
-                self._note(self._call_trouble.back(time.monotonic()))
+                self._notebook.back("call")
+                if ending is None:
+                    self._expect_attempt(asked_at)
             if ending is not None:
                 return ending
             await asyncio.sleep(POLL_SECONDS)
 
     def _lose_call(self, error: Exception) -> None:
-        """Told of only where the log's own trouble does not tell it: it may be lost in silence."""
         found = problem_of(error)
-        if found is not None and not self._stream_trouble.is_lost:
-            self._note(self._call_trouble.lost(found.message, time.monotonic()))
+        if found is not None:
+            self._notebook.lost("call", found.message)
+
+    def _expect_attempt(self, asked_at: float) -> None:
+        """The call went on then: after a failure that is tried again the run waits for its turn."""
+        failure = self._notebook.state.failure
+        if failure is None:
+            self._failed_at = None
+            return
+        self._failed_at = asked_at if self._failed_at is None else self._failed_at
+        tries = self._costs.failed_attempts
+        if failure.kind not in RETRIED or tries > self._config.retries:
+            return
+        if asked_at - self._failed_at >= RETRY_SECONDS:
+            self._notebook.note(
+                f"the attempt failed; retry {tries} of {self._config.retries} is expected"
+            )
+            self._say_phase("queued")
+            self._failed_at = None
+
+    async def _impatiently(self, look: Coroutine[Any, Any, Ending | None]) -> Ending | None:
+        """Says soon that nothing comes, and waits on: a way may be lost in silence."""
+        task = asyncio.ensure_future(look)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=SILENCE_SECONDS)
+            if not done:
+                self._notebook.lost("call", f"no answer for {SILENCE_SECONDS:g} s")
+            return await task
+        finally:
+            task.cancel()
 
     async def _look(self) -> Ending | None:
         import modal
@@ -430,10 +460,19 @@ class _Follower:
         self._flush()
         if not notebook.state.ended:
             last = notebook.state.last
+            steps = last.step if last else 0
+            word = self._own_stop(steps) if may_be_a_stop(ending) else None
             log = read_log_end(self._folder.log_path)
-            notebook.say(last_word(ending, log, last.step if last else 0))
-        self._costs.over(notebook.state, time.time())
+            notebook.say(word or last_word(ending, log, steps))
+        self._costs.over(notebook.state, time.time(), notebook.merge.newest)
         self._save(is_over=True)
+
+    def _own_stop(self, steps: int) -> Event | None:
+        """The last word, where this machine's audit has a stop of the app."""
+        stop = own_stop(self._ref.app_id)
+        if stop is None:
+            return None
+        return stopped_word(stop, steps, is_started=self._notebook.merge.is_started)
 
 
 # What modal raises for a call that is over, though it is no error of the function's.

@@ -20,6 +20,7 @@ from composer_engine.config import ConfigError
 from composer_engine.contract import TAG_CAP_USD
 from composer_engine.protocol import Logged, PhaseChanged, RunFailed
 from composer_tui.cloud import modal_api
+from composer_tui.cloud.account_check import BadAccount, read_account
 from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.launch_words import SPEC_FILE, LaunchWord
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
@@ -27,8 +28,9 @@ from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.notebook import Notebook, is_held, take_lock
 from composer_tui.cloud.owner import owner_tag
 from composer_tui.cloud.plan import Plan, dumped, plan
-from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.cloud.rates_cache import current_rates
+from composer_tui.cloud.reach import obstacle, way_to
 from composer_tui.pricing.rates import Rates
 from composer_tui.runs.folder import RunFolder, write_whole
 from composer_tui.runs.framer import Framer
@@ -117,6 +119,7 @@ def _plan(folder: RunFolder) -> _Planned:
     """What is asked for, at Modal's own prices of now. Raises `ConfigError`, `CloudProblem`."""
     record = folder.read_record()
     now = time.time()
+    _check_way()
     secrets = _secrets(record.config.modal.environment)  # the first that Modal is asked for
     known = current_rates(lambda: within(CALL_SECONDS, modal_api.rates(), "the prices"), now)
     made = plan(
@@ -129,6 +132,16 @@ def _plan(folder: RunFolder) -> _Planned:
         existing_secrets=secrets,
     )
     return _Planned(made, known.rates)
+
+
+def _check_way() -> None:
+    """Raises `CloudProblem` where no connection can be made: modal's client would go on trying."""
+    try:
+        way = way_to(read_account().server_url)
+    except BadAccount as error:
+        raise CloudProblem(problem("no_token", str(error), error.fix)) from None
+    if way is not None and (found := obstacle(way, CALL_SECONDS)) is not None:
+        raise CloudProblem(found)
 
 
 def _secrets(environment: str) -> list[str] | None:

@@ -190,6 +190,16 @@ class Merge:
         return self._lane
 
     @property
+    def newest(self) -> float:
+        """The time of the engines' newest event, unix seconds; 0 before there is one."""
+        return max(0.0, self._newest)
+
+    @property
+    def is_started(self) -> bool:
+        """An attempt has said what it runs on, and has not ended."""
+        return self._started
+
+    @property
     def held(self) -> int:
         """Events that wait for others; `take_volume`, or in the end `give_up`, frees them."""
         return sum(map(len, self._held.values()))

@@ -62,6 +62,10 @@ class ContainerRow(msgspec.Struct, frozen=True, kw_only=True):
     start_time: str = ""
 
 
+class _EnvironmentRow(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+
+
 class _Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "unknown"
 
@@ -111,7 +115,7 @@ class ModalCli:
                     raise CloudProblem(
                         problem(
                             "timeout",
-                            f"Modal did not answer within {self._seconds:g} s"
+                            f"Modal did not answer within {round(self._seconds, 1):g} s"
                             f" (`modal {' '.join(arguments[:2])}`)",
                         )
                     ) from None
@@ -127,6 +131,12 @@ class ModalCli:
         """Containers that run, of one app or of the environment. Raises `CloudProblem`."""
         which = ("--app-id", app_id) if app_id else ()
         return self._json(list[ContainerRow], "container", "list", "--json", *which)
+
+    def environment_names(self) -> list[str]:
+        """Of all environments of the workspace. Raises `CloudProblem`."""
+        return [
+            row.name for row in self._json(list[_EnvironmentRow], "environment", "list", "--json")
+        ]
 
     def app_state(self, app_id: str) -> str | None:
         """Modal's word for its state; None when Modal knows no such app. Raises `CloudProblem`."""

@@ -29,7 +29,7 @@ def within(seconds: float, work: Coroutine[Any, Any, _T], doing: str = "") -> _T
     except TimeoutError:
         future.cancel()
         what = f" ({doing})" if doing else ""
-        said = "" if future.done() else f"Modal did not answer within {seconds:g} s{what}"
+        said = "" if future.done() else f"Modal did not answer within {round(seconds, 1):g} s{what}"
         raise CloudProblem(problem("timeout", said)) from None
     except Exception as error:
         found = problem_of(error)

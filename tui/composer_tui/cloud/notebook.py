@@ -18,6 +18,7 @@ import msgspec
 
 from composer_engine.protocol import Event, Unrecognized
 from composer_tui.cloud.merge import Merge, MergeRecord
+from composer_tui.cloud.trouble import Trouble
 from composer_tui.runs.folder import DamagedFolder, RunFolder, read_json, write_whole
 from composer_tui.runs.framer import Framer
 from composer_tui.runs.journal import append, read_line
@@ -77,6 +78,7 @@ class Notebook:
         self.position = _read_position(folder)
         self.merge = Merge(self.position.merge, self._read_events())
         self._again = _lines_behind(folder.log_path, self.position.log_bytes)
+        self._way = Trouble("the way to Modal")
 
     def write_events(self, events: Sequence[Event]) -> None:
         """What the merge let through: first whose it is, then the events. Raises OSError."""
@@ -105,6 +107,29 @@ class Notebook:
         """A line of the follower's own for log.txt. Raises OSError."""
         with self.folder.log_path.open("a", encoding="utf-8") as file:
             file.write(f"{NOTE_PREFIX}{line}\n")
+
+    def lost(self, part: str, why: str) -> None:
+        """Something cannot be had from Modal: all that tries speaks with one voice.
+
+        Raises OSError.
+        """
+        self._note_if(self._way.lost(why, time.monotonic(), part))
+
+    def back(self, part: str = "") -> None:
+        """That part can be had again; without a name all of it. Raises OSError."""
+        now = time.monotonic()
+        self._note_if(self._way.back(now, part) if part else self._way.over(now))
+
+    def remind(self) -> None:
+        """Says each minute that the way is still lost, however long a try may take.
+
+        Raises OSError.
+        """
+        self._note_if(self._way.remind(time.monotonic()))
+
+    def _note_if(self, line: str | None) -> None:
+        if line is not None:
+            self.note(line)
 
     def mark_current(self, moment: float) -> None:
         """All that the run had done by then (unix seconds) is written. Raises OSError."""

@@ -116,9 +116,22 @@ def _gpu_problems(config: RunConfig) -> list[ConfigProblem]:
                     f"{request.name} has no bfloat16: model.dtype = float32, or a newer GPU",
                 )
             )
+        problems.extend(_split_problems(config, text, request.gpus))
     if config.model.device == "cuda" and not config.modal.gpu:
         problems.append(ConfigProblem("modal.gpu", "none is asked for, and model.device is cuda"))
     return problems
+
+
+def _split_problems(config: RunConfig, text: str, count: int) -> list[ConfigProblem]:
+    """The engine's own rule: a step is shared evenly by as many processes as there are GPUs."""
+    from composer_engine.failures import SetupError
+    from composer_engine.world import check_split
+
+    try:
+        check_split(config, count)
+    except SetupError as error:
+        return [ConfigProblem("modal.gpu", f"{text}: {error} ({error.hint})")]
+    return []
 
 
 def _other_problems(config: RunConfig) -> list[ConfigProblem]:
@@ -155,7 +168,7 @@ def _doubts(config: RunConfig, cost: Decimal | None) -> Iterable[str]:
     if cost is None:
         yield "this GPU's price is not known: its cap cannot be kept, its lease and timeout are"
     if config.model.device == "cpu" and config.modal.gpu:
-        yield "model.device = cpu leaves the GPU idle, and it costs all the same: empty modal.gpu"
+        yield "model.device = cpu leaves the GPU idle, and it costs all the same: modal.gpu = none"
 
 
 def dumped(spec: CloudSpec) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from composer_tui.cloud.spending import Meter
 from composer_tui.cloud.wire import App, Container
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ class Seen:
     containers: dict[str, tuple[Container, ...]] | None = None
     idle_since: dict[str, float] = field(default_factory=dict)
     stopping_since: dict[str, float] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)
     clock_ahead_seconds: float = 0.0
     clock_seen_at: float | None = None
 
     def keep_only(self, app_ids: Iterable[str]) -> None:
         """Forgets the apps that are gone."""
         live = set(app_ids)
-        for memory in (self.details, self.idle_since, self.stopping_since):
+        for memory in (self.details, self.idle_since, self.stopping_since, self.meters):
             for app_id in memory.keys() - live:
                 del memory[app_id]
 

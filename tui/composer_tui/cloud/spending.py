@@ -37,6 +37,10 @@ class Meter:
         self._live: dict[str, Container] = {box.container_id: box for box in containers}
         self._total = Decimal(0)
 
+    def costs(self, usd_per_hour: Decimal | None) -> None:
+        """From here on what runs is counted at this price, from its start."""
+        self._usd_per_hour = usd_per_hour
+
     def saw(self, containers: Iterable[Container], now: float) -> None:
         """A list of those that live now: what is no longer on it has cost its share."""
         live: Mapping[str, Container] = {box.container_id: box for box in containers}

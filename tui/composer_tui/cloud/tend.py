@@ -23,9 +23,11 @@ from composer_tui.cloud.modal_thread import within
 from composer_tui.cloud.notebook import Notebook, only_follower
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.transfer import run
-from composer_tui.cloud.trouble import Trouble
+from composer_tui.cloud.trouble import REMIND_SECONDS
 from composer_tui.cloud.verdict import PLANE_GONE, STOPPED, Ending
 from composer_tui.cloud.whose import is_another, note_workspace, own_words
+from composer_tui.cloud.wire import StopProgress
+from composer_tui.numbers import duration
 from composer_tui.rehearsal import process
 from composer_tui.runs.folder import DamagedFolder, RunFolder
 from composer_tui.runs.log_end import read_log_end
@@ -70,7 +72,6 @@ class _Tender:
         self._folder, self._should_stop = folder, should_stop
         self._notebook = Notebook(folder)
         self._misses = 0
-        self._trouble = Trouble("the way to Modal")
         self._plane = _Plane("")
         try:
             self._config = folder.read_record().config.modal
@@ -99,14 +100,13 @@ class _Tender:
             try:
                 if self._carry_on(ref, launch=launch):
                     return
-                self._note(self._trouble.back(time.monotonic()))
+                self._notebook.back("app")
             except CloudProblem as error:
                 if ref.ended and time.monotonic() - began > CLOSE_SECONDS:
                     self._conclude(ref, STOPPED)
                     return
                 hint = f": {error.problem.hint}" if error.problem.hint else ""
-                words = f"{error.problem.message}{hint}"
-                self._note(self._trouble.lost(words, time.monotonic()))
+                self._notebook.lost("app", f"{error.problem.message}{hint}")
             if not self._pause(AGAIN_SECONDS):
                 return
             launch = False
@@ -160,10 +160,6 @@ class _Tender:
         copy = left / self._folder.run_id / EVENTS_FILE if ref.connection else None
         conclude(self._folder, ref, self._notebook, ending, left=copy)
         write_ref(self._folder, msgspec.structs.replace(ref, ended=True, rebuilt=False))
-
-    def _note(self, line: str | None) -> None:
-        if line is not None:
-            self._notebook.note(line)
 
     # The beginning.
 
@@ -344,9 +340,9 @@ class _Tender:
                 time.sleep(_LOOK_SECONDS)
         except CloudProblem as error:
             why = f"whether {ref.app_id} is gone cannot be seen: {error.problem.message}"
-            self._note(self._trouble.lost(why, time.monotonic()))
+            self._notebook.lost("app", why)
             return False
-        self._note(self._trouble.back(time.monotonic()))
+        self._notebook.back()
         return True
 
     def _insist(self, ref: CloudRef) -> bool:
@@ -354,9 +350,19 @@ class _Tender:
         from composer_tui.cloud.kill import emergency_stop
 
         self._notebook.note(f"{ref.app_id} is over and its containers are still there: stopping")
-        stopped = emergency_stop(
-            [ref.app_id], _environ(ref), lambda _: None, give_up=self._should_stop
-        )
+        told_at = time.monotonic()
+
+        def tell(progress: StopProgress) -> None:
+            nonlocal told_at
+            if progress.stage != "gone" and time.monotonic() - told_at >= REMIND_SECONDS:
+                told_at = time.monotonic()
+                self._notebook.note(still_there_words(progress))
+
+        stopped = emergency_stop([ref.app_id], _environ(ref), tell, give_up=self._leaves)
+        if stopped.zero:
+            self._notebook.back()
+            took = duration(stopped.seconds)
+            self._notebook.note(f"{ref.app_id} is gone after {took}, no container is left")
         return stopped.zero
 
     def _pause(self, seconds: float) -> bool:
@@ -365,6 +371,7 @@ class _Tender:
         while time.monotonic() < deadline:
             if self._leaves():
                 return False
+            self._notebook.remind()
             time.sleep(min(_LOOK_SECONDS, seconds))
         return not self._leaves()
 
@@ -384,6 +391,13 @@ class _Plane:
             self._looked_at = now
             self.is_gone = process.find(Path(self._connection)) is None
         return self.is_gone
+
+
+def still_there_words(progress: StopProgress) -> str:
+    """What is said of containers that do not go, while they are stopped."""
+    left = f"its containers {' '.join(progress.containers)} are" if progress.containers else "it is"
+    why = f" ({progress.message})" if progress.message else ""
+    return f"{progress.app_id}: {left} still there after {duration(progress.seconds)}{why}"
 
 
 def _environ(ref: CloudRef) -> dict[str, str]:

@@ -42,7 +42,8 @@ class App(msgspec.Struct, frozen=True, kw_only=True):
 
     ``state`` is Modal's own word (ephemeral, detached, deployed, initializing, stopping, stopped).
     ``gpu`` is as it was asked for, "" for none; ``usd_per_hour`` is one container's (None: price
-    not known), ``spent_usd`` what the containers that are live now have cost so far.
+    not known), ``spent_usd`` what its containers have cost so far (of those that have ended,
+    what is known).
     ``run_id``, ``owner``, ``lease_until``, ``step``... are known of runs that this program
     launched, from their tags and beats; ``orphan_why`` explains ``orphan`` in a few words.
     """

@@ -33,12 +33,14 @@ def print_apps(store: RunStore, *, as_json: bool, every: bool) -> int:
     return 0 if is_current(apps, now) else status_of(apps.problem)
 
 
-def ask_for_apps(store: RunStore, now: float, *, quietly: bool = False) -> Apps:
+def ask_for_apps(
+    store: RunStore, now: float, *, quietly: bool = False, to_all: bool = False
+) -> Apps:
     """The list of now, or what is in the way of it."""
     from composer_tui.cloud.apps import list_apps
 
     try:
-        with asking_modal(quietly=quietly):
+        with asking_modal(quietly=quietly, to_all=to_all):
             return list_apps(store, now)
     except CloudProblem as failure:
         return Apps(problem=failure.problem)

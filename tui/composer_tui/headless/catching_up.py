@@ -21,6 +21,7 @@ CATCH_UP_SECONDS = 4.0
 _LEAVE_SECONDS = 1.0  # of those, for what is being written
 _REACH_SECONDS = 1.5
 _LOOK_SECONDS = 0.05
+YOUNG_SECONDS = 30.0  # from its launch until its follower hears its log
 _FRESH_SECONDS = 10.0  # a follower marks its run every second, or with a slow link every few
 
 
@@ -28,12 +29,14 @@ class Standing(NamedTuple):
     """How current the folder of a run on Modal is, that is not over.
 
     ``as_of`` is unix seconds, None when no follower has said; ``why`` says why it could not be
-    brought up to date. ``followed`` is None for a run that is over or on this machine.
+    brought up to date. ``followed`` is None for a run that is over or on this machine;
+    ``is_young``: it is only being launched, and there is nothing yet to be behind of.
     """
 
     followed: bool | None = None
     as_of: float | None = None
     why: str = ""
+    is_young: bool = False
 
     def facts(self) -> dict[str, bool | float | None]:
         """For JSON."""
@@ -41,7 +44,7 @@ class Standing(NamedTuple):
 
     def words(self, now: float) -> str:
         """Empty for what is current."""
-        if self.followed is None:
+        if self.followed is None or self.is_young:
             return ""
         if self.as_of is not None and now - self.as_of < _FRESH_SECONDS and not self.why:
             return ""
@@ -91,6 +94,7 @@ def catch_up(
             followed[run.folder.run_id],
             current_as_of(run.folder),
             why.get(run.folder.run_id, ""),
+            is_young(run, began),
         )
         for run in live
         if _is_open(run)
@@ -100,6 +104,19 @@ def catch_up(
 def _is_open(run: CloudRun) -> bool:
     """Some of it may run, or be about to, or its last word is not here."""
     return run.alive() or run.lacks_word()
+
+
+def is_young(run: CloudRun, now: float) -> bool:
+    """Somebody is at its launch, or follows it and may not have heard anything yet.
+
+    ``now`` is unix seconds.
+    """
+    ref = run.ref
+    if ref is None or ref.rebuilt or not (run.is_being_launched() or is_followed(run.folder)):
+        return False
+    if not ref.launched_at:
+        return True
+    return current_as_of(run.folder) is None and now - ref.launched_at < YOUNG_SECONDS
 
 
 def _is_since(folder: RunFolder, moment: float) -> bool:

@@ -17,11 +17,13 @@ from composer_tui.cloud.containers import (
 )
 from composer_tui.cloud.known_failures import diagnose
 from composer_tui.cloud.wire import Problem
+from composer_tui.headless.naming import in_its_account
 from composer_tui.headless.narrator import Narrator, step_line
 from composer_tui.headless.tables import local_time, print_table
 from composer_tui.headless.troubles import asking_modal
 from composer_tui.numbers import duration
 from composer_tui.runs.sanitise import clean, clean_event
+from composer_tui.runs.store import RunStore
 
 _EVIDENCE_LINES = 200
 
@@ -31,10 +33,11 @@ class _Listing(msgspec.Struct, frozen=True, kw_only=True):
     functions: list[FunctionLine]
 
 
-def print_containers(app: str, *, as_json: bool) -> int:
+def print_containers(store: RunStore, app: str, *, as_json: bool) -> int:
     """Containers of the environment; of one app also how busy its functions are."""
+    which = in_its_account(store, app).which if app else ""
     with asking_modal(quietly=as_json):
-        app_id = find_app(app) if app else ""
+        app_id = find_app(which) if which else ""
         listing = _Listing(
             containers=list_containers(app_id),
             functions=function_stats(app_id) if app_id else [],
@@ -74,9 +77,17 @@ def print_containers(app: str, *, as_json: bool) -> int:
 
 
 def print_logs(
-    which: str, *, follow: bool, since: float | None, tail: int, timestamps: bool, as_json: bool
+    store: RunStore,
+    text: str,
+    *,
+    follow: bool,
+    since: float | None,
+    tail: int,
+    timestamps: bool,
+    as_json: bool,
 ) -> int:
     """The lines, and on stderr what they say of a known failure."""
+    which = in_its_account(store, text).which
     evidence: deque[str] = deque(maxlen=_EVIDENCE_LINES)
     teller = _Teller(timestamps=timestamps)
     with asking_modal(quietly=as_json) as heard:

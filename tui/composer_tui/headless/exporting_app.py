@@ -35,8 +35,8 @@ def export_run_app(config: RunConfig, folder: Path, secrets: Sequence[str]) -> i
 
 
 def next_commands(folder: Path) -> list[str]:
-    """What to type next, fit for a shell whatever the folder is called."""
-    named = f"./{folder}" if str(folder).startswith("-") else str(folder)
+    """What to type next, fit for a shell wherever it stands and whatever the folder is called."""
+    named = str(folder.absolute())
     place, packages, script = (
         shlex.quote(named + end) for end in ("", "/requirements.txt", "/train_local.py")
     )

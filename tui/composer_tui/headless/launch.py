@@ -12,6 +12,8 @@ from composer_tui.runners.cloud import CloudRun
 from composer_tui.runs.stop_mode import StopMode
 
 _LOOK_SECONDS = 0.1
+ADVICE_SECONDS = 10.0  # so long a stop may take before a person is told what else can be done
+OVER_SECONDS = 3.0  # so long the stop of a run that is over is waited for
 
 
 def launch(handle: RunHandle, *, as_json: bool, detach: bool) -> int:
@@ -62,6 +64,9 @@ class _Stopper:
             _warn("saving a checkpoint, then stopping; Ctrl-C again stops at once")
         else:
             _warn("stopping at once; Ctrl-C again does not wait for it")
+            advice = threading.Timer(ADVICE_SECONDS, self._advise)
+            advice.daemon = True
+            advice.start()
         thread = threading.Thread(target=self._stop, args=(mode,), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -72,12 +77,25 @@ class _Stopper:
         except OSError as error:
             _warn(f"NOT stopped: {error.strerror or error}")
 
+    def _advise(self) -> None:
+        """It takes long: what a person can do who does not want to wait."""
+        if any(thread.is_alive() for thread in self._threads) and not self._gave_up:
+            run_id = self._handle.folder.run_id
+            _warn(f"not stopped yet; a third Ctrl-C leaves it: composer-tui stop {run_id}")
+
     def wait(self) -> None:
+        """Until the stops have ended; of a run that is over, verified, none is waited for long."""
         if self._gave_up:
             return
+        over_at: float | None = None
         try:
-            for thread in self._threads:
-                thread.join()
+            while any(thread.is_alive() for thread in self._threads):
+                time.sleep(_LOOK_SECONDS)
+                now = time.monotonic()
+                if over_at is None and self._handle.settle():
+                    over_at = now
+                if over_at is not None and now - over_at > OVER_SECONDS:
+                    return
         except KeyboardInterrupt:
             _warn(_unverified(self._handle))
             raise

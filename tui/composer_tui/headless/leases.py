@@ -5,10 +5,11 @@ import time
 
 import msgspec
 
-from composer_tui.cloud.problems import CloudProblem
+from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.cloud.wire import Problem, StopProgress
 from composer_tui.headless.apps import ask_for_apps, is_current
 from composer_tui.headless.consent import has_consent
+from composer_tui.headless.naming import in_its_account
 from composer_tui.headless.stop_targets import CannotStop, CloudTarget
 from composer_tui.headless.stopping import (
     REFUSED,
@@ -18,8 +19,9 @@ from composer_tui.headless.stopping import (
     stop_cloud,
     volumes_line,
 )
-from composer_tui.headless.troubles import print_problem, status_of
+from composer_tui.headless.troubles import print_failure, print_problem, status_of
 from composer_tui.numbers import dollars, duration
+from composer_tui.runs.sanitise import clean
 from composer_tui.runs.store import RunStore
 
 _ROUNDS = 3  # an app that shows up while others are being stopped is stopped, too
@@ -39,9 +41,9 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
         now = time.time()  # from cron nothing is to be said while there is nothing to tell
         apps = ask_for_apps(store, now, quietly=as_json or not sys.stderr.isatty())
         if not is_current(apps, now):
-            if apps.problem is not None:
-                print_problem(apps.problem)
-            return status_of(apps.problem)
+            if apps.problem is None:
+                return status_of(None)
+            return print_failure(apps.problem, as_json=as_json)
         if apps.problem is not None and apps.problem not in told:
             told.append(apps.problem)
             print_problem(apps.problem)
@@ -73,8 +75,12 @@ def collect(store: RunStore, *, yes: bool, as_json: bool) -> int:
     return 1 if left or unknown else 0
 
 
-def extend_lease(store: RunStore, app_id: str, minutes: float) -> int:
-    """Prints the lease's new end, and what it may cost until then."""
+def extend_lease(store: RunStore, text: str, minutes: float) -> int:
+    """Prints the lease's new end, and what it may cost until then. Raises `CloudProblem`."""
+    named = in_its_account(store, text)
+    app_id = named.which
+    if named.folder is not None and named.ref.ended:
+        raise CloudProblem(problem("refused", f"{named.folder.run_id} has ended: it has no lease"))
     from composer_tui.cloud.lease import extend
 
     now = time.time()
@@ -83,13 +89,13 @@ def extend_lease(store: RunStore, app_id: str, minutes: float) -> int:
         print_problem(apps.problem)
         return status_of(apps.problem)
     app = next((app for app in apps.apps if app_id in (app.app_id, app.run_id, app.name)), None)
-    try:
-        until = extend(store, app.app_id if app else app_id, minutes, now)
-    except CloudProblem as failure:
-        print_problem(failure.problem)
-        return status_of(failure.problem)
+    if app is None and not app_id.startswith("ap-"):
+        message = f"neither a run here nor a live app on Modal is called {clean(text)!r}"
+        raise CloudProblem(problem("refused", message, "composer-tui apps"))
+    until = extend(store, app.app_id if app else app_id, minutes, now)
     burn = app.burn_usd_per_hour if app else None
     most = f"; at most {dollars(burn * round(until - now) / 3600)} until then" if burn else ""
     stamp = time.strftime("%Y-%m-%d %H:%M", time.localtime(until))
-    print(f"{app_id}: its lease ends {stamp}, in {duration(until - now)}{most}")
+    name = named.folder.run_id if named.folder is not None else text
+    print(f"{name}: its lease ends {stamp}, in {duration(until - now)}{most}")
     return 0

@@ -32,7 +32,7 @@ from composer_tui.runs.sanitise import clean
 from composer_tui.runs.state import RunState
 from composer_tui.runs.store import RunStore, RunSummary
 from composer_tui.runs.timeline import PhaseCost, Timeline, timeline
-from composer_tui.runs.words import state_words
+from composer_tui.runs.words import TAKEN_AWAY, life_word, state_words
 
 _BLOCK = 1 << 18
 
@@ -80,7 +80,7 @@ def _print_table(summaries: list[RunSummary], standings: Mapping[str, Standing])
     for summary in summaries:
         cells = (
             summary.run_id,
-            summary.life,
+            life_word(summary.life, summary.ended_by),
             f"{summary.steps}/{summary.total_steps}",
             number(summary.reward_mean),
             duration(now - summary.created_at),
@@ -88,6 +88,7 @@ def _print_table(summaries: list[RunSummary], standings: Mapping[str, Standing])
             summary.damage
             or summary.failure
             or summary.guard_rail
+            or (TAKEN_AWAY if summary.is_taken_away else "")
             or standings.get(summary.run_id, NOT_ON_MODAL).words(now),
         )
         # A folder's name is the one text here that no feed has cleaned.
@@ -196,7 +197,7 @@ def _attempt_cells(one: AttemptCost) -> tuple[str, ...]:
         dollars(price(one.usd_per_hour)),
         dollars(one.usd) + more,
         one.outcome or "?",
-        DASH if one.outcome == "finished" else retry,
+        DASH if one.outcome in ("finished", "stopped") else retry,
         one.reason,
     )
 
@@ -223,9 +224,10 @@ def _lines(facts: dict[str, Any], state: RunState) -> list[tuple[str, str]]:
         ("run", facts["run_id"]),
         ("state", state_words(state)),
         ("folder", facts["folder"]),
-        ("model", f"{state.model or DASH}  {state.parameters:,} parameters"),
+        ("model", f"{state.model}  {state.parameters:,} parameters" if state.model else DASH),
         ("device", state.device.name if state.device else DASH),
-        ("step", f"{facts['step']}/{facts['total_steps']}  in {duration(took)}"),
+        ("step", f"{facts['step']}/{facts['total_steps']}"),
+        ("time", f"{duration(took)} from its start, with what came before the first step"),
         ("reward", number(last.reward_mean if last else None)),
         ("grpo", number(channels.grpo if channels else None)),
         ("sdpo", number(channels.sdpo if channels else None)),
@@ -233,6 +235,8 @@ def _lines(facts: dict[str, Any], state: RunState) -> list[tuple[str, str]]:
         ("checkpoint", state.checkpoint.path if state.checkpoint else DASH),
         ("alerts", str(state.alert_count)),
     ]
+    if not took:
+        lines = [line for line in lines if line[0] != "time"]
     changed = differences(facts["config"], RunConfig())
     lines += [("config", f"{path} = {field_text(value)}") for path, _, value in changed]
     return lines

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Self
 
 from composer_engine import protocol as p
 from composer_tui.numbers import duration, number
-from composer_tui.runs.words import finished_words, log_lines, started_words
+from composer_tui.runs.state import is_own_stop
+from composer_tui.runs.words import (
+    TAKEN_AWAY,
+    finished_words,
+    hint_lines,
+    log_lines,
+    started_words,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -104,10 +111,12 @@ def step_line(event: p.StepCompleted, total: int) -> str:
 
 
 def failure_lines(event: p.RunFailed) -> list[str]:
-    """What failed, what to do, and the evidence."""
-    lines = [f"FAILED ({event.kind}): {event.message}"]
-    if event.hint:
-        lines.append(f"try: {event.hint}")
+    """What failed, what to do, and the evidence; less of what was meant to be."""
+    if event.kind == "preempted":
+        return [f"{TAKEN_AWAY}: {event.message}"]
+    if is_own_stop(event):
+        return [event.message, *hint_lines(event.hint)]
+    lines = [f"FAILED ({event.kind}): {event.message}", *hint_lines(event.hint)]
     return lines + [f"  | {line}" for line in event.detail.splitlines()]
 
 

@@ -199,7 +199,7 @@ def _listed(store: RunStore) -> Apps:
     from composer_tui.cloud.problems import problem
 
     now = time.time()
-    apps = ask_for_apps(store, now)
+    apps = ask_for_apps(store, now, to_all=True)
     if not is_current(apps, now):
         raise CloudProblem(apps.problem or problem("server"))
     if apps.problem is not None:

@@ -27,8 +27,8 @@ from composer_tui.headless.troubles import (
     TO_MEND,
     TOKEN_PROBLEMS,
     check_account,
-    print_problem,
-    status_of,
+    print_failure,
+    telling,
 )
 from composer_tui.numbers import dollars, duration
 from composer_tui.runners.base import RunHandle, StopReport
@@ -38,6 +38,7 @@ from composer_tui.runs.store import RunStore
 REFUSED = 2
 LAST_WORDS_SECONDS = 8.0
 _LOOK_SECONDS = 0.05
+_SILENCE_SECONDS = 4.0  # a little more passes until it is told
 GIVE_UP_SECONDS = 900.0  # where nobody watches, a stop that does not end must not hang for ever
 
 
@@ -47,7 +48,8 @@ def stop_run(handle: RunHandle, mode: StopMode, grace: float | None, *, as_json:
     if not as_json and handle.alive():
         verb = "stopping at once" if mode == "now" else "saving and stopping"
         print(f"{run_id}: {verb}...", file=sys.stderr)
-    report = handle.stop(mode, grace)
+    with telling(f"{run_id}: still stopping"):
+        report = handle.stop(mode, grace)
     if as_json:
         sys.stdout.buffer.write(msgspec.json.encode({"run_id": run_id} | report._asdict()) + b"\n")
     else:
@@ -65,8 +67,7 @@ def stop_all(store: RunStore, request: Request) -> int:
         if any(target.connection == OWN_ACCOUNT for target in targets.cloud):
             check_account()
     except CloudProblem as failure:
-        print_problem(failure.problem)
-        return status_of(failure.problem)
+        return print_failure(failure.problem, as_json=request.as_json)
     if len(request.names) == 1 and len(targets.local) == 1 and not targets.cloud:
         mode, grace = request.mode, request.grace_seconds
         return stop_run(targets.local[0], mode, grace, as_json=request.as_json)
@@ -127,15 +128,19 @@ def tell(progress: StopProgress) -> None:
 def quiet_teller(
     last: dict[str, StopProgress] | None = None,
 ) -> Callable[[StopProgress], None]:
-    """Tells only what is new. ``last`` is kept up to date, by app."""
+    """Tells what is new, and after some silence how it stands. ``last`` is kept up to date."""
     told: dict[str, tuple[object, ...]] = {}
+    told_at: dict[str, float] = {}
 
     def on_progress(progress: StopProgress) -> None:
         if last is not None:
             last[progress.app_id] = progress
         now = (progress.stage, progress.containers, progress.message)
-        if told.get(progress.app_id) != now and progress.stage != "gone":
+        last_at = told_at.get(progress.app_id, -_SILENCE_SECONDS)
+        is_due = progress.seconds - last_at >= _SILENCE_SECONDS
+        if (is_due or told.get(progress.app_id) != now) and progress.stage != "gone":
             tell(progress)
+            told_at[progress.app_id] = progress.seconds
         told[progress.app_id] = now
 
     return on_progress
@@ -177,8 +182,10 @@ def by_hand_lines(progress: StopProgress, target: CloudTarget | None) -> list[st
     ]
 
 
-def volumes_line() -> str:
+def volumes_line(*, is_rehearsed: bool = False) -> str:
     """What goes on costing when all containers are gone."""
+    if is_rehearsed:
+        return "volumes stay on this machine, with their checkpoints: they cost nothing"
     from composer_tui.cloud.rates_cache import kept_rates
 
     rate = kept_rates(time.time()).rates.usd_per_hour.get("volume_storage_gib_month_cost")
@@ -222,8 +229,10 @@ def _carry_out(store: RunStore, targets: Targets, request: Request) -> int:
         except KeyboardInterrupt:
             _tell_interrupted(targets.cloud, last)
             raise
-    for thread in threads:
-        thread.join()
+    waits = telling("still stopping what runs on this machine") if threads else None
+    with waits or contextlib.nullcontext():
+        for thread in threads:
+            thread.join()
     stopped = [app for result in results for app in result.apps]
     gone = {app.app_id for app in stopped if app.stage == "gone"}
     zero = (
@@ -233,7 +242,15 @@ def _carry_out(store: RunStore, targets: Targets, request: Request) -> int:
     )
     if request.as_json:
         seconds = time.monotonic() - began
-        _write_json(stopped, list(reports.items()), targets.over, seconds, zero=zero)
+        is_rehearsed = all(target.connection for target in targets.cloud)
+        _write_json(
+            stopped,
+            list(reports.items()),
+            targets.over,
+            seconds,
+            zero=zero,
+            still_costs=volumes_line(is_rehearsed=is_rehearsed) if stopped else "",
+        )
     else:
         _print_outcome(stopped, reports, targets.over, targets.cloud)
     sys.stdout.flush()
@@ -324,8 +341,9 @@ def _print_outcome(
         print(result_line(progress))
         for line in by_hand_lines(progress, by_id.get(progress.app_id)):
             print(line)
-    if any(progress.stage == "gone" for progress in stopped):
-        print(volumes_line())
+    gone = [by_id.get(progress.app_id) for progress in stopped if progress.stage == "gone"]
+    if gone:
+        print(volumes_line(is_rehearsed=all(one and one.connection for one in gone)))
 
 
 def _report_line(run_id: str, report: StopReport) -> str:
@@ -340,6 +358,7 @@ def _write_json(
     seconds: float,
     *,
     zero: bool,
+    still_costs: str = "",
 ) -> None:
     answer = {
         "zero": zero,
@@ -347,6 +366,6 @@ def _write_json(
         "apps": stopped,
         "runs": [{"run_id": run_id} | report._asdict() for run_id, report in reports],
         "already_over": over,
-        "still_costs": volumes_line() if stopped else "",
+        "still_costs": still_costs,
     }
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")

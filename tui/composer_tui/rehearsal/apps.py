@@ -14,6 +14,7 @@ from composer_tui.rehearsal.ids import new_id
 from composer_tui.rehearsal.journal import write_whole
 from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.rpc import unary
+from composer_tui.rehearsal.workspace import Workspace
 
 EPHEMERAL = api_pb2.APP_STATE_EPHEMERAL
 DETACHED = api_pb2.APP_STATE_DETACHED
@@ -223,7 +224,7 @@ class Apps(NeighbourlyArea):
 
     @unary
     async def AppList(self, request: api_pb2.AppListRequest) -> api_pb2.AppListResponse:
-        environment = _environment(request)
+        environment = self.plane.area(Workspace).environment_name(request.environment_name)
         counts = self.containers.counts()
         response = api_pb2.AppListResponse()
         for app in self._listed():

@@ -23,6 +23,7 @@ from composer_tui.rehearsal.neighbours import NeighbourlyArea
 from composer_tui.rehearsal.pulse import Pulse
 from composer_tui.rehearsal.rpc import received, unary
 from composer_tui.rehearsal.supervised import Ending, Supervised
+from composer_tui.rehearsal.workspace import Workspace
 
 if TYPE_CHECKING:
     from composer_tui.rehearsal.apps import App
@@ -281,6 +282,8 @@ class Containers(NeighbourlyArea):
 
     @unary
     async def TaskList(self, request: api_pb2.TaskListRequest) -> api_pb2.TaskListResponse:
+        if request.environment_name:
+            self.plane.area(Workspace).environment_name(request.environment_name)
         response = api_pb2.TaskListResponse()
         for container in self._live():
             app = self.apps.get(container.app_id)

@@ -20,6 +20,7 @@ from composer_engine.complaints import Complaints
 from composer_engine.config import RunConfig
 from composer_engine.protocol import Event, RunFailed
 from composer_tui.cloud.accounts import has_own_account
+from composer_tui.cloud.audit import own_stop
 from composer_tui.cloud.cloud import Cloud
 from composer_tui.cloud.launch import was_tried
 from composer_tui.cloud.ledger import CloudRef, connection_file, known_ref, write_ref
@@ -27,7 +28,7 @@ from composer_tui.cloud.notebook import NOTE_PREFIX, is_followed
 from composer_tui.cloud.plan import check
 from composer_tui.cloud.problems import CloudProblem
 from composer_tui.cloud.rates_cache import kept_rates
-from composer_tui.cloud.verdict import STOPPED, last_word
+from composer_tui.cloud.verdict import STOPPED, last_word, stopped_word
 from composer_tui.cloud.whose import account_words
 from composer_tui.pricing.rates import dearest_usd_per_hour, snapshot_rates
 from composer_tui.rehearsal import process
@@ -153,7 +154,7 @@ class CloudRun:
         ref = self.ref
         if ref is not None:
             return not ref.ended
-        return self.folder.cloud_path.exists() or self._is_being_launched()
+        return self.folder.cloud_path.exists() or self.is_being_launched()
 
     def settle(self) -> bool:
         """True when it is over, verified, and its last word is written. Returns at once.
@@ -197,7 +198,9 @@ class CloudRun:
             return StopReport(ended=False, how="still there", seconds=0.0)
         ref = self._await_app()
         try:
-            zero = ref is None or self._stop_app(ref, mode, grace_seconds)
+            zero = ref is None or _is_without_plane(ref)
+            if ref is not None and not zero:
+                zero = self._stop_app(ref, mode, grace_seconds)
         except CloudProblem as error:
             raise ConnectionError(str(error)) from None
         ended = zero and self._await_end()
@@ -293,7 +296,13 @@ class CloudRun:
         """Its app was stopped, and nothing of it can be asked for any more."""
         end = read_end(self.folder.events_path)
         log = read_log_end(self.folder.log_path)
-        _write_word(self.folder, last_word(STOPPED, log, end.last.step if end.last else 0))
+        ref, steps = self.ref, end.last.step if end.last else 0
+        stop = own_stop(ref.app_id) if ref is not None else None
+        word = last_word(STOPPED, log, steps)
+        _write_word(
+            self.folder,
+            word if stop is None else stopped_word(stop, steps, is_started=end.last is not None),
+        )
 
     def _account(self, ref: CloudRef) -> Cloud:
         """Raises `CloudProblem`, `RehearsalFailed`, OSError."""
@@ -305,12 +314,12 @@ class CloudRun:
 
     def _is_its_launchers(self) -> bool:
         """It was made a moment ago, and is about to be launched: who made it will follow it."""
-        if self.is_launched or was_tried(self.folder) or not self._is_being_launched():
+        if self.is_launched or was_tried(self.folder) or not self.is_being_launched():
             return False
         return time.time() - self.folder.read_record().created_at < LAUNCH_SECONDS
 
-    def _is_being_launched(self) -> bool:
-        """Its launcher has made the folder, and not yet what names the app."""
+    def is_being_launched(self) -> bool:
+        """Whoever makes its folder and launches it is still there."""
         launcher = self._launcher()
         return launcher is not None and is_alive(launcher)
 
@@ -339,13 +348,20 @@ class CloudRun:
         if end.finish is None:
             return "killed" if mode == "now" else "terminated"
         saved = end.checkpoint is not None and end.checkpoint.step == end.finish.steps
-        return "saved and exited" if saved else "exited"
+        if saved:
+            return "saved and exited"
+        return "killed" if mode == "now" else "exited"
 
 
 def start_rehearsal(folder: RunFolder, connection: Path, chaos: str = "") -> None:
     """The run's control plane serves, again if it had ended. Raises `RehearsalFailed`, OSError."""
     root = folder.path / "rehearsal"
     process.start(root, connection, chaos=chaos, idle_exit_seconds=IDLE_EXIT_SECONDS)
+
+
+def _is_without_plane(ref: CloudRef) -> bool:
+    """It is a rehearsal whose control plane has ended, and all that ran in it with it."""
+    return bool(ref.connection) and process.find(Path(ref.connection)) is None
 
 
 def _write_word(folder: RunFolder, word: Event) -> bool:

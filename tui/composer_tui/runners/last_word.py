@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from composer_engine.protocol import FailureKind, RunFailed
+from composer_tui.runs.words import LOST
 
 _CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 )
 _NO_STATUS = "its exit status is unknown, because another program launched it"
-_LOST = "work since the last checkpoint is lost"
 
 
 class Death(NamedTuple):
@@ -63,7 +63,7 @@ def _verdict(death: Death, log: list[str]) -> tuple[FailureKind, str, str]:
         return (
             "killed",
             f"the run was stopped with {death.stopped_with} before it had saved",
-            f"{_LOST}; a graceful stop with more time saves it",
+            f"{LOST}; a graceful stop with more time saves it",
         )
     known = _known_failure(log)
     if status is None:
@@ -71,7 +71,7 @@ def _verdict(death: Death, log: list[str]) -> tuple[FailureKind, str, str]:
         return (
             "engine" if traced else "killed",
             f"the engine ended without a word; {_NO_STATUS}",
-            f"{known}; {_LOST}" if known else _LOST,
+            f"{known}; {LOST}" if known else LOST,
         )
     if status >= 0:
         return (
@@ -107,10 +107,10 @@ def _of_signal(number: int, *, out_of_memory: bool) -> tuple[FailureKind, str, s
             "the kernel killed the engine, because this machine's memory was full",
             "raise optimizer.micro_batches, or lower rollout.prompts_per_step",
         )
-    hint = _LOST
+    hint = LOST
     if number == signal.SIGKILL:
         hint = (
             "somebody killed it, or the kernel's out-of-memory killer did, which this program "
-            f"cannot see here (dmesg can); {_LOST}"
+            f"cannot see here (dmesg can); {LOST}"
         )
     return "killed", f"the engine was killed by {name}", hint

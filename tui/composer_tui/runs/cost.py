@@ -92,14 +92,18 @@ def priced(attempt: AttemptCost) -> AttemptCost:
 
 
 def so_far(attempts: Iterable[AttemptCost], state: RunState) -> tuple[AttemptCost, ...]:
-    """The newest attempt of a run that is not over has lived as long as its events tell.
+    """The newest attempt, if its end is not known, has lived as long as its events tell.
 
-    A present without events makes nothing dearer.
+    A present without events makes nothing dearer; nor does the last word, which may have been said
+    for the container long after it.
     """
     found = tuple(attempts)
-    if not found or state.ended or found[-1].ended_at is not None:
+    if not found or found[-1].ended_at is not None:
         return found
-    seen_at = max(found[-1].seen_at, state.updated_at or 0.0)
+    told = [state.last, state.memory, state.checkpoint]
+    heard = [event.time for event in told if event is not None]
+    heard += [state.updated_at] if state.updated_at is not None and not state.ended else []
+    seen_at = max([found[-1].seen_at, *heard])
     return (*found[:-1], priced(msgspec.structs.replace(found[-1], seen_at=seen_at)))
 
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from composer_engine.protocol import (
-    TERMINAL,
     AlertRaised,
     CheckpointSaved,
     Device,
+    EndedBy,
     Event,
     MemorySampled,
     Phase,
@@ -32,8 +32,14 @@ LIVES: tuple[Life, ...] = get_args(Life)
 ENDED: frozenset[Life] = frozenset({"finished", "stopped", "failed"})
 ALERTS_KEPT = 100
 HOLES_KEPT = 256
+STOPPED_BY_YOU = "stopped by you"  # begins the last word of a run that its owner stopped
 
-Turn = Phase | Literal["run_started", "step_completed", "run_finished", "run_stopped", "run_failed"]
+Turn = (
+    Phase
+    | Literal[
+        "run_started", "step_completed", "run_finished", "run_stopped", "run_failed", "run_taken"
+    ]
+)
 """What can turn a life: a phase that begins, or an event."""
 
 _ALWAYS: dict[Turn, Life] = {
@@ -48,6 +54,7 @@ _ALWAYS: dict[Turn, Life] = {
     "run_finished": "finished",
     "run_stopped": "stopped",
     "run_failed": "failed",
+    "run_taken": "launching",  # a machine was taken back: Modal begins another attempt by itself
 }
 _ON_START: dict[Life, Life] = {
     "launching": "loading",
@@ -71,11 +78,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     ``holes`` are half-open ranges of ``seq`` that have not come, oldest first. Of a stream with
     more holes than `HOLES_KEPT` the oldest are given up: they stay in ``missing`` for good.
     ``last``, ``memory`` and ``checkpoint`` are the newest by ``seq``; ``failure`` and ``finish``
-    say how the newest attempt ended, and are gone when another begins.
+    say how the newest attempt ended, and are gone when another begins. ``is_taken_away``: its
+    machine was taken back, and nothing has been heard of the next attempt.
     """
 
     life: Life = "launching"
     life_seq: int = -1  # of the event that turned it
+    is_taken_away: bool = False
     phase: Phase | None = None
     phase_seq: int = -1
     run_id: str = ""
@@ -105,6 +114,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> bool:
         return self.life in ENDED
+
+    @property
+    def ended_by(self) -> EndedBy:
+        """The guard rail that stopped it, or the kind of its failure; "" for any other end."""
+        if self.failure is not None:
+            return self.failure.kind
+        return self.finish.ended_by if self.finish is not None else ""
 
     @property
     def guard_rail(self) -> str:
@@ -217,7 +233,7 @@ def _apply(state: RunState, event: Event, changes: dict[str, Any]) -> None:
     elif isinstance(event, RunFinished):
         _turn(state, event, "run_stopped" if event.stopped_early else "run_finished", changes)
     elif isinstance(event, RunFailed):
-        _turn(state, event, "run_failed", changes)
+        _turn(state, event, _turn_of(event), changes)
 
 
 def _apply_step(state: RunState, event: StepCompleted, changes: dict[str, Any]) -> None:
@@ -247,6 +263,17 @@ def _apply_start(state: RunState, event: RunStarted, changes: dict[str, Any]) ->
     _turn(state, event, "run_started", changes)
 
 
+def is_own_stop(failure: RunFailed) -> bool:
+    """It ended because its owner stopped it, before its engine could say so itself."""
+    return failure.kind == "killed" and failure.message.startswith(STOPPED_BY_YOU)
+
+
+def _turn_of(failure: RunFailed) -> Turn:
+    if failure.kind == "preempted":
+        return "run_taken"
+    return "run_stopped" if is_own_stop(failure) else "run_failed"
+
+
 def _turn(state: RunState, event: Event, turn: Turn, changes: dict[str, Any]) -> None:
     """Turns the life, unless a newer event has turned it already."""
     if isinstance(event, PhaseChanged) and event.seq > state.phase_seq:
@@ -255,8 +282,9 @@ def _turn(state: RunState, event: Event, turn: Turn, changes: dict[str, Any]) ->
         return
     life = LIFE_CYCLE[state.life, turn]
     changes["life"], changes["life_seq"] = life, event.seq
-    ended = isinstance(event, TERMINAL)
+    changes["is_taken_away"] = turn == "run_taken"
+    ended = life in ENDED
     if ended or state.ended:
-        changes["failure"] = event if isinstance(event, RunFailed) else None
+        changes["failure"] = event if life == "failed" and isinstance(event, RunFailed) else None
         changes["finish"] = event if isinstance(event, RunFinished) else None
         changes["ended_at"] = event.time if ended else None

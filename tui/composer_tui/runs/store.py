@@ -47,8 +47,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     ``created_at`` and ``ended_at`` are unix seconds. ``life`` is what the stream says; whether
     the process behind it still lives is for its runner to say. ``ended_by`` is the guard rail that
-    stopped it, and ``guard_rail`` says so in a few words. ``damage`` is empty, or one line about
-    what of the folder cannot be read.
+    stopped it or the kind of its failure, and ``guard_rail`` says the former in a few words.
+    ``is_taken_away``: its machine was, and a new attempt is expected. ``damage`` is empty, or one
+    line about what of the folder cannot be read.
     """
 
     run_id: str
@@ -64,6 +65,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     ended_by: EndedBy = ""
     guard_rail: str = ""
+    is_taken_away: bool = False
     damage: str = ""
 
 
@@ -251,8 +253,9 @@ def _summarise(folder: RunFolder) -> RunSummary:
         target=record.target if record else "",
         ended_at=state.ended_at,
         failure=failure.message if failure else "",
-        ended_by=state.finish.ended_by if state.finish else "",
+        ended_by=state.ended_by,
         guard_rail=state.guard_rail,
+        is_taken_away=state.is_taken_away,
         damage="; ".join(damage),
     )
 

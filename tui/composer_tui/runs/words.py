@@ -1,10 +1,12 @@
 """Events as the lines that a log shows a person. Steps are not told: charts show them better."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from composer_engine.protocol import (
     AlertRaised,
     CheckpointSaved,
+    EndedBy,
     Evaluated,
     Event,
     Level,
@@ -16,9 +18,20 @@ from composer_engine.protocol import (
     Unrecognized,
 )
 from composer_tui.runs.log import LogLine
-from composer_tui.runs.state import RunState
+from composer_tui.runs.state import STOPPED_BY_YOU, Life, RunState, is_own_stop
 
+TAKEN_AWAY = "taken away; a new attempt is expected"
+LOST = "work since the last checkpoint is lost"
 _SHOWN_OF_A_BAD_LINE = 500
+_ENDS: Mapping[tuple[Life, EndedBy], str] = MappingProxyType(
+    {
+        ("stopped", "budget"): "cap hit",
+        ("stopped", "timeout"): "timed out",
+        ("failed", "budget"): "cap hit",
+        ("failed", "timeout"): "timed out",
+        ("failed", "killed"): "killed",
+    }
+)
 
 
 def log_lines(event: Event | Unrecognized) -> Iterable[LogLine]:
@@ -42,6 +55,10 @@ def log_lines(event: Event | Unrecognized) -> Iterable[LogLine]:
             return _said(event, event.level, f"{event.rule}: {event.message}")
         case RunFinished():
             return _said(event, "info", finished_words(event))
+        case RunFailed(kind="preempted", message=message):
+            return _said(event, "warning", f"{TAKEN_AWAY}: {message}")
+        case RunFailed() if is_own_stop(event):
+            return _said(event, "info", event.message)
         case RunFailed():
             return _said(event, "error", f"failed ({event.kind}): {event.message}")
         case Unrecognized():
@@ -59,16 +76,37 @@ def started_words(event: RunStarted) -> str:
     )
 
 
+def life_word(life: Life, ended_by: EndedBy = "") -> str:
+    """How a run stands, in the one word that every list and every line has for it.
+
+    ``ended_by`` is the guard rail that stopped it, or the kind of its failure.
+    """
+    return _ENDS.get((life, ended_by), life)
+
+
+def hint_lines(hint: str) -> list[str]:
+    """What to do, and apart from it what is only to be known."""
+    parts = [part for part in hint.split("; ") if part]
+    todo = "; ".join(part for part in parts if part != LOST)
+    return [f"try: {todo}"] * bool(todo) + [f"note: {LOST}"] * (LOST in parts)
+
+
 def state_words(state: RunState) -> str:
-    """``training``, or ``stopped: the cap of $0.05 is reached``."""
-    return f"{state.life}: {state.guard_rail}" if state.guard_rail else state.life
+    """``training``, or ``cap hit: the cap of $0.05 is reached``."""
+    if state.is_taken_away:
+        return f"{state.life}: {TAKEN_AWAY}"
+    word = life_word(state.life, state.ended_by)
+    return f"{word}: {state.guard_rail}" if state.guard_rail else word
 
 
 def finished_words(event: RunFinished, took: str = "") -> str:
     """That it ended, and why, when it was early; ``took`` is how long it took."""
     how = "stopped early" if event.stopped_early else "finished"
     if event.ended_by:
-        how = "stopped by a guard rail"
+        how = life_word("stopped", event.ended_by)
+        how = "stopped by a guard rail" if how == "stopped" else how
+    elif event.reason.startswith(STOPPED_BY_YOU):
+        return f"{event.reason} after {event.steps} steps{f' in {took}' if took else ''}"
     why = f": {event.reason}" if event.reason else ""
     after = f" in {took}" if took else ""
     return f"{how} after {event.steps} steps{after}{why}"

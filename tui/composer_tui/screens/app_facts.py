@@ -18,6 +18,11 @@ _LABEL_CELLS = 12
 _SECONDS_PER_MINUTE = 60
 
 
+def is_rehearsed(app: App) -> bool:
+    """An app of a rehearsal, which no list of Modal's names, and which costs nothing."""
+    return app.state == UNLISTED and app.usd_per_hour == 0
+
+
 def stop_command(app: App, environment: str) -> str:
     """What stops the app without this program."""
     where = f" -e {environment}" if environment else ""
@@ -43,7 +48,11 @@ def containers_words(app: App, now: float) -> str:
     """``2 containers, up 18m03s``; the oldest says how long."""
     count = len(app.containers)
     if not count:
-        return "not listed by Modal yet" if app.state == UNLISTED else "no container"
+        if is_rehearsed(app):
+            return "rehearsed on this machine"
+        if app.state == UNLISTED:
+            return "running, by its own word" if app.step else "not listed by Modal yet"
+        return "no container"
     started = [c.started_at for c in app.containers if c.started_at is not None]
     up = f", up {duration(max(0.0, now - min(started)))}" if started else ", not started yet"
     return f"{count} container{'s' if count > 1 else ''}{up}"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,6 +16,7 @@ from composer_tui.runs.store import RunSummary
 from composer_tui.screens.app_dialogs import AppDialog, LeaseDialog
 from composer_tui.screens.app_facts import fact_pairs, pair_rows
 from composer_tui.screens.base import BaseScreen, Moment
+from composer_tui.screens.run_cost import as_watched
 from composer_tui.widgets.app_items import Item, live_items
 from composer_tui.widgets.app_status import ENDING
 from composer_tui.widgets.app_table import AppTable
@@ -75,6 +77,9 @@ class AppsScreen(BaseScreen):
 
     def tick(self, moment: Moment) -> bool:
         more = super().tick(moment)
+        if moment.apps is not None:  # the same that a question about them goes by
+            apps = tuple(as_watched(app, moment.watch) for app in moment.apps.apps)
+            moment = moment._replace(apps=msgspec.structs.replace(moment.apps, apps=apps))
         self._moment = moment
         kills = tuple(moment.kills.values())
         shown = (moment.apps, kills, self._runs, moment.live, moment.stopping, int(moment.now))

@@ -77,7 +77,7 @@ def header_facts(moment: Moment) -> HeaderFacts:
         status=status_of(
             state.life,
             stopping=watch.run_id in moment.stopping,
-            ended_by=state.finish.ended_by if state.finish else "",
+            ended_by=state.ended_by,
         ),
         name=watch.run_id,
         short_name=watch.name,

@@ -3,6 +3,7 @@
 Nothing here waits: what comes of it is posted. Which account a run is in, its folder says.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -10,10 +11,12 @@ from typing import Literal
 from textual.message import Message
 
 from composer_engine.config import ConfigError, RunConfig
+from composer_tui.cloud.account_check import BadAccount, read_account
 from composer_tui.cloud.accounts import OWN, Accounts
 from composer_tui.cloud.ledger import cloud_runs
 from composer_tui.cloud.problems import CloudProblem, problem
 from composer_tui.cloud.rates_cache import kept_rates
+from composer_tui.cloud.reach import obstacle, way_to
 from composer_tui.cloud.wire import Apps, Problem, StopProgress
 from composer_tui.messages import (
     AppsListed,
@@ -49,9 +52,16 @@ class CloudDesk:
         self._apps = Apps()
         self._listing = False
         self._looked_at = 0.0
+        self._every_seconds = math.inf
 
     def look(self, now: float, every_seconds: float) -> None:
-        """Have the live apps listed, if that is due; posts `AppsListed`."""
+        """Have the live apps listed, if that is due; posts `AppsListed`.
+
+        Whoever wants news more often than before gets some at once.
+        """
+        if every_seconds < self._every_seconds:
+            self._looked_at = 0.0
+        self._every_seconds = every_seconds
         if self._listing or now - self._looked_at < every_seconds:
             return
         self._looked_at = now
@@ -66,7 +76,7 @@ class CloudDesk:
     def look_now(self, now: float) -> None:
         """The same, because something has changed or a person asked."""
         self._looked_at = 0.0
-        self.look(now, 0.0)
+        self.look(now, self._every_seconds)
 
     def rates(self, now: float) -> Rates:
         """The prices that were last heard, or the snapshot."""
@@ -132,6 +142,9 @@ class CloudDesk:
         self._post(AppsListed(self._apps))
 
     def _launch(self, config: RunConfig, target: Literal["modal", "rehearsal"]) -> None:
+        if target == "modal" and (found := _in_the_way()) is not None:
+            self._refuse("modal was not reached", _words(found))
+            return
         try:
             handle = CloudRunner(self._store, target, self.accounts).start(config)
         except ConfigError as error:
@@ -247,6 +260,14 @@ def refusal(error: ConfigError) -> LaunchRefused:
     """What the form is told of a run that cannot be launched as it stands."""
     words = clean("; ".join(map(str, error.problems)))
     return LaunchRefused("it cannot be run so", words, error.problems)
+
+
+def _in_the_way() -> Problem | None:
+    try:
+        way = way_to(read_account().server_url)
+    except BadAccount as error:
+        return problem("no_token", str(error), error.fix)
+    return obstacle(way) if way is not None else None
 
 
 def _words(found: Problem) -> str:

@@ -17,6 +17,7 @@ from composer_tui.screens.app_facts import (
     checkpoint_words,
     containers_words,
     cost_words,
+    is_rehearsed,
     pair_rows,
     rate_usd_per_hour,
     step_words,
@@ -160,6 +161,8 @@ def money_words(sheet: KillSheet) -> str:
     more = " and more, for some prices are not known" if None in burns else ""
     if not sheet.apps:
         return "Runs on this machine cost nothing."
+    if all(map(is_rehearsed, sheet.apps)):
+        return "A rehearsal costs nothing."
     unlisted = [app for app in sheet.apps if app.state == UNLISTED]
     idle = [app for app in sheet.apps if not app.containers and app.usd_per_hour]
     if idle and not unlisted and not any(app.containers for app in sheet.apps):
@@ -175,6 +178,8 @@ def money_words(sheet: KillSheet) -> str:
 def volume_words(sheet: KillSheet) -> str:
     """What goes on costing."""
     price = catalog().rates["volume_storage_gib_month_cost"]
+    if sheet.apps and all(map(is_rehearsed, sheet.apps)):
+        return "Volumes stay on this machine, and cost nothing."
     if not sheet.volumes:
         return f"Volumes stay, and cost {dollars(price)} per GiB and month."
     names = ", ".join(sheet.volumes)

@@ -2,6 +2,8 @@
 
 from decimal import Decimal
 
+import msgspec
+
 from composer_engine.cloud_spec import app_name
 from composer_tui.cloud.ledger import CloudRef
 from composer_tui.cloud.wire import App, Apps
@@ -29,6 +31,23 @@ def app_of(run_id: str, apps: Apps | None) -> App | None:
     """The live app of a run."""
     wanted = {run_id, app_name(run_id)}
     return next((app for app in apps.apps if app.run_id in wanted), None) if apps else None
+
+
+def as_watched(app: App, watch: Watch | None) -> App:
+    """The app with what its run has said since it was listed, where it is the watched one."""
+    if watch is None or app.run_id not in (watch.run_id, app_name(watch.run_id)):
+        return app
+    state = watch.feed.state
+    last, saved = state.last, state.checkpoint
+    if last is None or last.step <= app.step:
+        return app
+    return msgspec.structs.replace(
+        app,
+        step=last.step,
+        total_steps=state.total_steps or app.total_steps,
+        last_step_at=last.time,
+        checkpoint_step=saved.step if saved else app.checkpoint_step,
+    )
 
 
 def cost_parts(watch: Watch, apps: Apps | None, now: float) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from textual.app import App
 
 from composer_engine.cloud_spec import app_name
@@ -21,7 +20,7 @@ from composer_tui.runs.stop_mode import StopMode
 from composer_tui.runs.store import RunStore
 from composer_tui.screens.cloud_desk import AppsStop, CloudDesk
 from composer_tui.screens.fleet import Fleet, StopFacts
-from composer_tui.screens.run_cost import app_of
+from composer_tui.screens.run_cost import app_of, as_watched
 from composer_tui.screens.watch import Watch
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ class Stopping:
         wanted = self._fleet.outliving() if app_ids is None else run_ids
         own = {run: app for run in wanted if (app := self._cloud_app(run)) is not None}
         unlisted = tuple(app for app in own.values() if app not in apps.apps)
-        live = tuple(self._as_watched(app) for app in (*apps.apps, *unlisted))
+        live = tuple(as_watched(app, self._watched()) for app in (*apps.apps, *unlisted))
         apps = Apps(apps=live, as_of=apps.as_of, problem=apps.problem)
         here = self._facts([run for run in wanted if run not in own])
         ids = None if app_ids is None else [*app_ids, *(app.app_id for app in own.values())]
@@ -189,21 +188,6 @@ class Stopping:
             return None
         state = self._known_state(run_id) or RunState()
         return None if ref.ended else app_of_ref(ref, run_id, config, state)
-
-    def _as_watched(self, app: CloudApp) -> CloudApp:
-        """The app with what its run has said since it was listed, where it is the watched one."""
-        watch = self._watched()
-        if watch is None or app.run_id not in (watch.run_id, app_name(watch.run_id)):
-            return app
-        last, saved = watch.feed.state.last, watch.feed.state.checkpoint
-        if last is None or last.step <= app.step:
-            return app
-        return msgspec.structs.replace(
-            app,
-            step=last.step,
-            last_step_at=last.time,
-            checkpoint_step=saved.step if saved else app.checkpoint_step,
-        )
 
     def _config_of(self, app: CloudApp) -> RunConfig | None:
         """The configuration of an app's run when its folder is here."""

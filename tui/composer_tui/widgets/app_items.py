@@ -9,7 +9,7 @@ from composer_tui.cloud.wire import App, Apps, StopProgress
 from composer_tui.numbers import age, dollars
 from composer_tui.runs.store import RunSummary
 from composer_tui.widgets.app_status import ORPHANS, app_status
-from composer_tui.widgets.burn import is_orphan
+from composer_tui.widgets.burn import as_of_words, is_orphan
 from composer_tui.widgets.cells import Row, Span, cut_middle, fit, fit_right
 from composer_tui.widgets.glyphs import Glyphs
 from composer_tui.widgets.status import Status, status_of
@@ -106,7 +106,7 @@ class Column(NamedTuple):
 
 def short_dollars(amount: Decimal | None) -> str:
     """At most seven characters up to $99,999: what is dear needs no cents."""
-    if amount is not None and amount >= _NO_CENTS:
+    if amount is not None and round(amount, 2) >= _NO_CENTS:
         return f"${amount:,.0f}"
     return dollars(amount)
 
@@ -152,7 +152,7 @@ def _up(item: Item, now: float, _glyphs: Glyphs) -> Cell:
 def _rate(item: Item, _now: float, _glyphs: Glyphs) -> Cell:
     if item.app is not None:
         burns = bool(item.app.burn_usd_per_hour)
-        return Cell(dollars(item.app.burn_usd_per_hour), "strong" if burns else "dim")
+        return Cell(short_dollars(item.app.burn_usd_per_hour), "strong" if burns else "dim")
     if item.stop is not None:
         return Cell(dollars(Decimal(0)) if item.stop.stage == "gone" else "?", "dim")
     return Cell(dollars(Decimal(0)) if is_free(item) else "?", "dim")
@@ -280,13 +280,15 @@ def problem_words(apps: Apps | None) -> tuple[str, ...]:
     return (problem.message, problem.hint or "r asks again.")
 
 
-def nothing_words(apps: Apps | None, needle: str) -> tuple[str, ...]:
-    """Why the table has no row, and what to do next."""
+def nothing_words(apps: Apps | None, needle: str, now: float) -> tuple[str, ...]:
+    """Why the table has no row, and what to do next. What is old does not say what is live."""
     if needle:
         return (f"Nothing live matches {needle}.", "", "esc shows everything again.")
     if problem := problem_words(apps):
         first, then = problem
         return (first, "", then, "Nothing is live on this machine.")
+    if apps is not None and (as_of := as_of_words(apps, now)):
+        return (as_of, "", "Nothing was live then; what is live now is not known yet.")
     return (
         "Nothing is live: nothing costs anything by the hour.",
         "",

@@ -19,7 +19,14 @@ from composer_tui.widgets.app_items import (
     problem_words,
 )
 from composer_tui.widgets.app_status import ALARMS, stop_words
-from composer_tui.widgets.burn import age_words, burn_words, is_orphan, orphans, stale_words
+from composer_tui.widgets.burn import (
+    age_words,
+    as_of_words,
+    burn_words,
+    is_orphan,
+    orphans,
+    stale_words,
+)
 from composer_tui.widgets.cells import Row, Span, cut, wrap
 from composer_tui.widgets.listing import Listing, in_the_middle
 
@@ -27,6 +34,9 @@ from composer_tui.widgets.listing import Listing, in_the_middle
 def _can_be_marked(item: Item) -> bool:
     """An app that is not being stopped already, or whose stop does not work."""
     return item.app is not None and (item.stop is None or item.stop.stage in ALARMS)
+
+
+_ROOMY_CELLS = 70  # from which on there is room for words beside the numbers
 
 
 class AppTable(Listing[Item]):
@@ -152,7 +162,8 @@ class AppTable(Listing[Item]):
             row.append(Span(f"  {lost} orphan{'s' if lost > 1 else ''}", "bad"))
         stale = stale_words(apps, self._now)
         fresh = age_words(self._now - apps.as_of)
-        row.append(Span(f"  {stale or fresh}", "warn" if stale else "dim"))
+        asking = as_of_words(apps, self._now) if self.content_size.width >= _ROOMY_CELLS else ""
+        row.append(Span(f"  {asking or stale or fresh}", "warn" if stale or asking else "dim"))
         return tuple(row)
 
     def note(self) -> Row:
@@ -220,7 +231,7 @@ class AppTable(Listing[Item]):
     def _nothing(self, width: int, height: int) -> Sequence[Row]:
         lines = [
             (part, "strong" if index == 0 else "dim")
-            for index, line in enumerate(nothing_words(self._apps, self._needle))
+            for index, line in enumerate(nothing_words(self._apps, self._needle, self._now))
             for part in wrap(line, max(8, width - 4))
         ]
         return in_the_middle(lines, width, height)

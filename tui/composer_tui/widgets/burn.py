@@ -4,6 +4,8 @@ from composer_tui.cloud.wire import App, Apps
 from composer_tui.numbers import age, dollars
 
 STALE_SECONDS = 60.0
+FRESH_SECONDS = 6.0
+"""So old a list may be of which it is said that it is so now."""
 
 
 def orphans(apps: Apps | None) -> list[App]:
@@ -32,6 +34,14 @@ def stale_words(apps: Apps | None, now: float) -> str:
     if apps.problem is None and seconds < STALE_SECONDS:
         return ""
     return age_words(seconds)
+
+
+def as_of_words(apps: Apps, now: float) -> str:
+    """``as of 25s ago, asking Modal...`` of a list that is too old to be taken for now; else ""."""
+    seconds = now - apps.as_of
+    if not apps.as_of or apps.problem is not None or seconds < FRESH_SECONDS:
+        return ""
+    return f"as of {age_words(seconds)}, asking Modal..."
 
 
 def age_words(seconds: float) -> str:

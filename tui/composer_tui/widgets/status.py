@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from composer_engine.protocol import EndedBy
 from composer_tui.runs.state import ENDED, Life
+from composer_tui.runs.words import life_word
 from composer_tui.widgets.cells import Row, Span
 from composer_tui.widgets.glyphs import Glyphs
 
@@ -30,22 +31,17 @@ _STATUS: Mapping[Life, Status] = MappingProxyType(
     }
 )
 STOPPING = Status("saving", "stopping", "warn")
-_GUARD_RAIL: Mapping[EndedBy, Status] = MappingProxyType(
-    {
-        "budget": Status("stopped", "cap hit", "bad"),
-        "timeout": Status("stopped", "timed out", "bad"),
-    }
-)
 
 
 def status_of(life: Life, *, stopping: bool = False, ended_by: EndedBy = "") -> Status:
     """A run that was asked to stop is stopping until it has ended.
 
-    One that a guard rail stopped names it.
+    One that a guard rail stopped names it: ``ended_by``, which may be the kind of its failure, too.
     """
     if stopping and life not in ENDED:
         return STOPPING
-    return _GUARD_RAIL.get(ended_by, _STATUS[life]) if life == "stopped" else _STATUS[life]
+    status, word = _STATUS[life], life_word(life, ended_by)
+    return status if word == status.word else Status(status.glyph, word, "bad")
 
 
 def status_row(status: Status, glyphs: Glyphs) -> Row:
