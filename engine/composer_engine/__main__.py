@@ -8,11 +8,13 @@ is the engine to everybody else.
 """
 
 import argparse
+import contextlib
 import gc
 import importlib.util
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from composer_engine.config import load
@@ -20,13 +22,20 @@ from composer_engine.contract import ENGINE_PACKAGES, OPENING_VARIABLE
 from composer_engine.data import check_rows, load_data
 from composer_engine.emitter import Emitter, take_stdout
 from composer_engine.failures import SetupError, complain
+from composer_engine.hub import asked_offline
 from composer_engine.lifeline import die_with_parent, follow_parent, write_process_file
+from composer_engine.mitigation import naming_the_way_out
 from composer_engine.model_folder import model_folder
+from composer_engine.prediction import predicted_peak
 from composer_engine.protocol import Logged, PhaseChanged, RunFailed, RunFinished
+from composer_engine.requirements import check_optional
+from composer_engine.resume import NONE, check_config, choose
 from composer_engine.safety import StopRequest
+from composer_engine.sink_places import prepare_sinks
 from composer_engine.world import World, check_split, this_world
 
-# The engine reads local folders. These keep every library below it from looking further.
+# The engine reads what is on this machine, and fetches a hub id's files before anything else.
+# These keep every library below it from looking further.
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -41,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the engine; the value is the exit status."""
     options = _parser().parse_args(arguments)
     stdout = take_stdout()
+    may_download = not asked_offline(os.environ)
     os.environ.update(_OFFLINE)
     world = this_world()
     if world.size == 1:
@@ -49,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = first
     folder: Path | None = options.run_dir
     if world.rank:
-        return _help(options, folder, world)
+        return _help(options, folder, world, may_download)
     try:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,14 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise SetupError(f"cannot write the run folder {folder}: {error.strerror}") from error
         return _status(emitter)
     with emitter:
-        _attempt(options, folder, emitter, world)
+        _attempt(options, folder, emitter, world, may_download)
     return _status(emitter)
 
 
-def _help(options: argparse.Namespace, folder: Path | None, world: World) -> int:
+def _help(
+    options: argparse.Namespace, folder: Path | None, world: World, may_download: bool
+) -> int:
     """What a process does that trains along: it says nothing but, on stderr, why it failed."""
     with Emitter(None, None) as silent:
-        _attempt(options, folder, silent, world)
+        _attempt(options, folder, silent, world, may_download)
     last = silent.last
     if isinstance(last, RunFailed) and last.kind != "config":  # rank 0 has that, too
         complain(f"composer_engine: process {world.rank}: {last.message}")
@@ -76,7 +88,11 @@ def _help(options: argparse.Namespace, folder: Path | None, world: World) -> int
 
 
 def _attempt(
-    options: argparse.Namespace, folder: Path | None, emitter: Emitter, world: World
+    options: argparse.Namespace,
+    folder: Path | None,
+    emitter: Emitter,
+    world: World,
+    may_download: bool,
 ) -> None:
     """Everything that may fail once there is an emitter to say so."""
     stop = StopRequest(emitter, None if world.rank else folder)
@@ -88,26 +104,45 @@ def _attempt(
     else:
         die_with_parent()
     config = load(file=options.config, settings=options.set)
+    resumed, said = choose(folder, options.resume)
+    for line in (*said, *(check_config(config, resumed) if resumed else ())):
+        emitter.emit(line)
     emitter.emit(PhaseChanged(phase="loading"))
     _check_packages()
-    model_folder(config.model.path)
-    data = load_data(config.data.path, config.data.max_rows)
+    check_optional(config)
+    say = partial(_say, emitter)
+    model_folder(config.model, say if may_download else None)
+    data = load_data(
+        config.data.path,
+        config.data.max_rows,
+        split=config.data.split,
+        rename=config.data.rename,
+        reward=config.data.reward,
+        report=say if may_download else None,
+    )
     check_rows(len(data.tasks), config.rollout.prompts_per_step)
     check_split(config, world.size)
     if world.size > 1 and folder is None:
         raise SetupError("several processes need one --run-dir to save in")
 
-    gc.disable()  # all that is imported now stays, so that nothing is gained by walking it
-    from composer_engine.run import run
-
-    gc.freeze()
-    gc.enable()
     run_id = options.run_id or (folder.name if folder else config.name)
-    if folder is not None:
-        run(config, data, run_id, folder, emitter, stop, world)
-    else:
-        with tempfile.TemporaryDirectory(prefix="composer-") as temporary:
-            run(config, data, run_id, Path(temporary), emitter, stop, world)
+    with contextlib.ExitStack() as around:
+        predict = partial(predicted_peak, processes=world.size)
+        around.enter_context(naming_the_way_out(config, predict, world.size))
+        root = folder or Path(around.enter_context(tempfile.TemporaryDirectory(prefix="composer-")))
+        if not world.rank:
+            prepare_sinks(config.report.sinks, root, run_id)
+
+        gc.disable()  # all that is imported now stays, so that nothing is gained by walking it
+        from composer_engine.run import run  # everything heavy, sinks' packages included
+
+        gc.freeze()
+        gc.enable()
+        run(config, data, run_id, root, emitter, stop, world, resumed)
+
+
+def _say(emitter: Emitter, message: str) -> None:
+    emitter.emit(Logged(level="info", message=message))
 
 
 def _check_packages() -> None:
@@ -141,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--run-dir", type=Path, help="append events.jsonl and keep checkpoints here"
+    )
+    parser.add_argument(
+        "--resume",
+        default=NONE,
+        metavar="auto|none|PATH",
+        help="go on from the newest whole checkpoint of the run folder, or from that one",
     )
     parser.add_argument("--run-id", help="the run's name in its events (default: the folder's)")
     return parser

@@ -1,6 +1,7 @@
 """The trainer's hooks, as events."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -15,8 +16,9 @@ from composer_engine.protocol import (
     StepCompleted,
     StepSeconds,
 )
-from composer_engine.record import Stepping
+from composer_engine.record import Sample, Stepping
 from composer_engine.safety import NonFiniteGuard, StopRequest
+from composer_engine.sinks import Sinks
 from composer_engine.throughput import Throughput
 
 # What StepCompleted has a field for.
@@ -38,10 +40,13 @@ class Reporter(TrainerCallback):
         guard: NonFiniteGuard,
         trainer: Stepping,
         throughput: Throughput,
+        sinks: Sinks | None = None,
     ) -> None:
+        self._sinks = sinks
         self._config, self._emitter, self._stop = config, emitter, stop
         self._guard, self._trainer, self._throughput = guard, trainer, throughput
         self._began = self._gradient_ready = self._ended = self._optimizer_done = 0.0
+        self._is_due = False  # a checkpoint that waits for the end of its rollout
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._emitter.emit(PhaseChanged(phase="training"))
@@ -57,26 +62,35 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._ended = self._trainer.clock()
-        self._guard.judge(self._trainer.record.numbers.guilty)
+        record = self._trainer.record
+        self._guard.judge(record.numbers.guilty)
+        self._trainer.checkpoints.note(float(record.rewards.mean()), self._guard.in_a_row)
         step, control = self._trainer.state.global_step, self._trainer.control
         every = self._config.checkpoint.every_steps
         is_last = step >= self._config.optimizer.steps
         asked = self._trainer.anywhere(bool(self._stop.reason()))
-        ends = is_last or asked or self._guard.exhausted
+        # Only here can a run go on exactly; see `composer_engine.checkpoint`.
+        is_boundary = step % self._config.rollout.updates_per_rollout == 0
+        self._is_due = self._is_due or (every > 0 and step % every == 0)
+        ends = is_last or self._guard.exhausted or (asked and is_boundary)
         control.should_training_stop = ends
-        control.should_save = ends or (every > 0 and step % every == 0)
+        control.should_save = ends or (self._is_due and is_boundary)
+        self._is_due = self._is_due and not control.should_save
 
     def on_log(self, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:
         if logs is None or "learning_rate" not in logs:
             return  # the summary at the end of training
         step = self._trainer.state.global_step
-        self._emitter.emit(self._step_completed(step, logs))
+        completed = self._step_completed(step, logs)
+        self._emitter.emit(completed)
+        if self._sinks is not None:
+            self._sinks.log(completed)
         self._raise_alerts(step)
         if notice := self._stop.notice():
             self._emitter.emit(Logged(level="warning", message=notice))
         every = self._config.report.samples_every_steps
         if every and step % every == 0:
-            self._emit_sample(step)
+            self._emit_samples(step)
         # The Trainer keeps every step's log for its checkpoints; the run folder has them already.
         self._trainer.state.log_history.clear()
 
@@ -106,6 +120,8 @@ class Reporter(TrainerCallback):
 
     def _raise_alerts(self, step: int) -> None:
         numbers = self._trainer.record.numbers
+        for complaint in self._trainer.record.complaints:
+            self._alert("reward", step, complaint)
         if numbers.guilty:
             count, patience = self._guard.in_a_row, self._guard.patience
             message = (
@@ -123,18 +139,32 @@ class Reporter(TrainerCallback):
     def _alert(self, rule: Any, step: int, message: str) -> None:
         self._emitter.emit(AlertRaised(rule=rule, level="warning", step=step, message=message))
 
-    def _emit_sample(self, step: int) -> None:
-        """A rollout of the step, another place in the batch each time."""
-        samples = self._trainer.record.samples
-        sample = samples[step % len(samples)]
-        self._emitter.emit(
-            SampleGenerated(
-                step=step,
-                prompt=sample.prompt,
-                completion=sample.completion,
-                reward=sample.reward,
+    def _emit_samples(self, step: int) -> None:
+        count = self._config.report.samples_per_report
+        for sample in worth_showing(self._trainer.record.samples, count, step):
+            self._emitter.emit(
+                SampleGenerated(
+                    step=step,
+                    prompt=sample.prompt,
+                    completion=sample.completion,
+                    reward=sample.reward,
+                )
             )
-        )
+
+
+def worth_showing(samples: Sequence[Sample], count: int, step: int) -> list[Sample]:
+    """A few rollouts of a step: the best, the worst, then any; a single one may be any.
+
+    Which ones are any is another place in the batch each time.
+    """
+    turn = step % len(samples)
+    places = [*range(turn, len(samples)), *range(turn)]
+    if count > 1:
+        by_reward = sorted(places, key=lambda place: samples[place].reward)
+        places = [*dict.fromkeys((by_reward[-1], by_reward[0], *places))]
+        first = {samples[place]: place for place in reversed(places)}
+        places.sort(key=lambda place: first[samples[place]] != place)  # what repeats comes last
+    return [samples[place] for place in places[:count]]
 
 
 def _finite(value: Any) -> float | None:

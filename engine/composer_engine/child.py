@@ -26,9 +26,12 @@ OnLine = Callable[[bytes], object]
 
 
 def engine_command(config: Path, folder: Path, run_id: str, processes: int) -> list[str]:
-    """How one engine, or one of several processes, is started."""
+    """How one engine, or one of several processes, is started.
+
+    Whatever ended the attempt before it, it goes on from what that one had committed.
+    """
     module = ["-m", "composer_engine", "--config", str(config)]
-    module += ["--run-dir", str(folder), "--run-id", run_id]
+    module += ["--run-dir", str(folder), "--run-id", run_id, "--resume", "auto"]
     if processes == 1:
         return [sys.executable, *module]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

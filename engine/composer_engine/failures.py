@@ -20,7 +20,9 @@ _OOM_HINT = (
 )
 # How torch and the drivers below it word a failed allocation when they raise a plain RuntimeError.
 _OOM_WORDS = re.compile(
-    r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE
+    r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_NOT_SUPPORTED|PT_DEVMEM Allocation failed",
+    re.IGNORECASE,
 )
 
 
@@ -83,12 +85,12 @@ def _failure_of(error: BaseException) -> RunFailed:
         return RunFailed(kind=error.kind, message=first, hint=error.hint, detail=rest)
     if is_out_of_memory(error):
         message = "out of memory: " + str(error).partition("\n")[0]
-        return RunFailed(kind="oom", message=message, hint=_OOM_HINT, detail=_last_lines(error))
+        return RunFailed(kind="oom", message=message, hint=_OOM_HINT, detail=last_lines(error))
     if isinstance(error, KeyboardInterrupt):
         return RunFailed(kind="killed", message="interrupted")
     said = str(error).partition("\n")[0]
     message = type(error).__name__ + (f": {said}" if said else "")
-    return RunFailed(kind="engine", message=message, detail=_last_lines(error))
+    return RunFailed(kind="engine", message=message, detail=last_lines(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -101,6 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _OOM_WORDS.search(str(error)) is not None
 
 
-def _last_lines(error: BaseException) -> str:
+def last_lines(error: BaseException) -> str:
+    """The end of its traceback."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(lines[-_TRACEBACK_LINES:])

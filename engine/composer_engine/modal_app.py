@@ -14,6 +14,7 @@ import composer_engine
 from composer_engine.cloud_spec import CloudSpec, app_name
 from composer_engine.container import train_attempt
 from composer_engine.contract import CACHE_MOUNT, CONTROL_DICT, RUNS_MOUNT, VERSION_VARIABLE
+from composer_engine.failures import SetupError
 from composer_engine.inputs import Input, local_inputs
 from composer_engine.requirements import (
     PYTHON_VERSION,
@@ -50,6 +51,11 @@ def build(spec: CloudSpec) -> BuiltApp:
     """
     modal_config = spec.config.modal
     check_gpus(spec.config)
+    if spec.config.rollout.backend == "vllm":
+        raise SetupError(
+            "rollout.backend: the container has no vllm, which brings a torch of its own",
+            "set rollout.backend to hf",
+        )
     inputs = local_inputs(spec.config)
     environment = modal_config.environment or None
     app = modal.App(app_name(spec.run_id), tags=dict(spec.tags), include_source=False)
@@ -62,7 +68,11 @@ def build(spec: CloudSpec) -> BuiltApp:
     }
     decorate = app.function(
         image=with_inputs(with_engine(base_image(spec)), inputs),
-        env={"HF_HOME": f"{CACHE_MOUNT}/huggingface", VERSION_VARIABLE: engine_version()},
+        env={
+            "HF_HOME": f"{CACHE_MOUNT}/huggingface",
+            "COMPOSER_CACHE": f"{CACHE_MOUNT}/composer",
+            VERSION_VARIABLE: engine_version(),
+        },
         secrets=[
             modal.Secret.from_name(name, environment_name=environment) for name in spec.secrets
         ],
@@ -95,7 +105,7 @@ def train(spec_json: str) -> dict[str, str]:
 
 def base_image(spec: CloudSpec) -> modal.Image:
     """Python and the engine's packages, with the torch that suits the GPU."""
-    wanted = engine_requirements()
+    wanted = engine_requirements(spec.config.report.sinks)
     torch = [name for name in wanted if is_torch(name)]
     others = [name for name in wanted if not is_torch(name)]
     return (

@@ -1,4 +1,4 @@
-"""The model and its tokenizer, from a local folder or from the package; never from the network."""
+"""The model and its tokenizer, from a folder on this machine; nothing here asks the network."""
 
 import json
 from pathlib import Path
@@ -57,10 +57,34 @@ def readable_tokens(causal_lm: PreTrainedModel) -> int | None:
     return int(limit) if limit else None
 
 
+def embedded_tokens(causal_lm: Any) -> int:
+    """How many tokens the model has a row for; a tokenizer may know fewer."""
+    return int(causal_lm.get_input_embeddings().weight.shape[0])
+
+
+def check_top_k(top_k: int, causal_lm: PreTrainedModel) -> None:
+    """Raises `SetupError` for more tokens than the model knows."""
+    vocabulary = embedded_tokens(causal_lm)
+    if top_k > vocabulary:
+        raise SetupError(
+            f"loss.top_k: {top_k} is more than the model's {vocabulary} tokens",
+            "0 takes the whole vocabulary",
+        )
+
+
 def load_model(config: ModelConfig, seed: int, device_index: int = 0) -> Loaded:
-    """Load as the config asks. Raises `SetupError` for a folder that holds no usable model."""
-    folder = model_folder(config.path)
+    """Load as the config asks. Raises `SetupError` for a folder that holds no usable model.
+
+    An adapter's own weights are float32, whatever the type of those under it. Attention is SDPA
+    wherever the model has it: that is transformers' own choice.
+    """
+    folder = model_folder(config)
     device = _pick_device(config.device, device_index)
+    if config.dtype == "float16" and device.type == "cpu":
+        raise SetupError(
+            "model.dtype: float16 trains on CUDA only, and there is none here",
+            "set model.dtype to bfloat16 or float32",
+        )
     try:
         tokenizer = _load_tokenizer(folder)
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -72,13 +96,13 @@ def load_model(config: ModelConfig, seed: int, device_index: int = 0) -> Loaded:
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise SetupError(f"model.path: cannot load {folder}: {_first_line(error)}") from error
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > embedded_tokens(model):
         raise SetupError(
             f"model.path: the tokenizer in {folder} has {len(tokenizer)} tokens, "
-            f"the model embeds {model.get_input_embeddings().weight.shape[0]}"
+            f"the model embeds {embedded_tokens(model)}"
         )
     if config.lora_rank:
-        model = _with_adapter(model, config, seed)
+        model = with_adapter(model, config, seed)
     return Loaded(model.to(device), tokenizer, device)
 
 
@@ -127,7 +151,7 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _with_adapter(model: Any, config: ModelConfig, seed: int) -> Any:
+def with_adapter(model: Any, config: ModelConfig, seed: int) -> Any:
     """LoRA on every linear layer but the head, which the fused kernels read directly."""
     from peft import LoraConfig, get_peft_model
 
@@ -137,6 +161,7 @@ def _with_adapter(model: Any, config: ModelConfig, seed: int) -> Any:
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft takes any number
         target_modules="all-linear",
         task_type="CAUSAL_LM",
+        use_dora=config.lora_dora,
     )
     return get_peft_model(model, adapter)
 

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import msgspec
 
-from composer_engine.config import BUILTIN
+from composer_engine.config import BUILTIN, ModelConfig, looks_like_hub_id
 from composer_engine.config_file import expanded
 from composer_engine.failures import SetupError
+from composer_engine.hub import Report, hub_model
 
 _INDEX = "model.safetensors.index.json"
 _LONGEST_JSON_BYTES = 1 << 26
@@ -24,20 +25,25 @@ class _Index(msgspec.Struct, frozen=True):
     weight_map: dict[str, str]
 
 
-def model_folder(path: str) -> Path:
+def model_folder(config: ModelConfig, report: Report | None = None) -> Path:
     """The folder that ``model.path`` names. Raises `SetupError` when it holds no model.
 
-    Reads little: names, the index of the weights, and the first bytes of each file of weights.
+    A hub id that is not in the cache is downloaded when there is a ``report`` to tell it to.
+    Of a folder little is read: names, the index of the weights, and the first bytes of each file.
     """
+    path = config.path
     if path == BUILTIN:
         return Path(str(resources.files("composer_engine") / "builtin"))
     folder = expanded(path)
+    if not folder.is_dir() and looks_like_hub_id(path):
+        return hub_model(path, config.revision, report)
     if not folder.is_dir():
         raise SetupError(
             f"model.path: {path} is not a folder",
-            "the engine reads local folders only: download the model first, "
-            "then give the folder that holds its config.json",
+            "name the folder that holds the model's config.json, or a hub id such as owner/name",
         )
+    if config.revision:
+        raise SetupError(f"model.revision: {path} is a folder here, and has no revisions")
     try:
         _check_files(path, folder)
     except OSError as error:

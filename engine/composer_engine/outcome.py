@@ -42,16 +42,18 @@ def last_word(status: int, stderr: Sequence[str], ending: Verdict | None) -> Run
 
 
 def attempt_words(earlier: Sequence[ContainerTime], retries: int) -> str:
-    """What a new attempt says before it begins, for its steps count from 1 again; "" for the first.
+    """What a new attempt says before it begins; "" for the first.
 
-    A container that Modal took away costs none of the ``retries``.
+    A container that Modal took away costs none of the ``retries``. Where the run goes on from is
+    the engine's to say.
     """
     if not earlier:
         return ""
-    number = len(earlier) + 1
-    most = max(number, 1 + retries + sum(one.taken_away for one in earlier))
+    crashes = sum(not one.taken_away for one in earlier)
+    is_retry = not earlier[-1].taken_away
+    which = f"retry {crashes} of {max(crashes, retries)}" if is_retry else "no retry is used up"
     why = earlier[-1].reason or earlier[-1].outcome or "it ended without a word"
-    return f"attempt {number} of {most}: the run begins again at step 1; before: {why}"
+    return f"attempt {len(earlier) + 1} ({which}); before: {why}"
 
 
 def is_worth_retrying(

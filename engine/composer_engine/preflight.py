@@ -6,7 +6,8 @@ Imports nothing heavy: whoever launches a run asks before anything is made that 
 
 from collections.abc import Callable
 
-from composer_engine.config import BUILTIN, FIELDS, ConfigProblem, RunConfig
+from composer_engine.config import BUILTIN, FIELDS, ConfigProblem, RunConfig, looks_like_hub_id
+from composer_engine.config_file import expanded
 from composer_engine.data import Glance, check_rows, data_file, glance, nothing_to_roll_out
 from composer_engine.failures import SetupError
 from composer_engine.inputs import is_there_already
@@ -39,10 +40,12 @@ def _said(
 
 def _data_problem(config: RunConfig) -> ConfigProblem | None:
     path = config.data.path
+    if not path:
+        return ConfigProblem("data.path", "is empty: name a file, a folder or a hub id")
     file = data_file(path)
-    if file.exists() and not file.is_file():
-        return ConfigProblem("data.path", f"{path} is not a file")
-    seen = glance(path, config.data.max_rows)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        return ConfigProblem("data.path", f"{path} is neither a file nor a folder")
+    seen = glance(path, config.data.max_rows, rename=config.data.rename, reward=config.data.reward)
     if seen.problems:
         return ConfigProblem("data.path", _of_rows(file.name, seen))
     if seen.is_whole and not seen.tasks:
@@ -55,9 +58,11 @@ def _data_problem(config: RunConfig) -> ConfigProblem | None:
 def _of_rows(name: str, seen: Glance) -> str:
     (number, message), *others = seen.problems
     more = f" (and {len(others)} more of the first {seen.rows} rows)" if others else ""
-    return f"{name} line {number}: {message}{more}"
+    return f"{name} {seen.unit} {number}: {message}{more}"
 
 
 def _model_problem(config: RunConfig) -> ConfigProblem | None:
-    model_folder(config.model.path)
+    path = config.model.path
+    if expanded(path).is_dir() or not looks_like_hub_id(path):
+        model_folder(config.model)
     return None

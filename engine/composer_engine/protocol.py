@@ -23,7 +23,7 @@ UNSTAMPED = -1  # the ``seq`` of an event that the emitter has not numbered yet
 
 Phase = Literal["queued", "building", "loading", "warming", "training", "evaluating", "saving"]
 Level = Literal["debug", "info", "warning", "error"]
-AlertRule = Literal["non_finite", "no_signal", "oom", "stall", "spike", "disk"]
+AlertRule = Literal["non_finite", "no_signal", "oom", "stall", "spike", "disk", "sink", "reward"]
 FailureKind = Literal[
     "config", "oom", "non_finite", "engine", "preempted", "timeout", "budget", "killed", "runner"
 ]
@@ -79,7 +79,11 @@ class DeviceSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(_Event, frozen=True, kw_only=True):
-    """The model is loaded and the device known; attempts count from 1."""
+    """The model is loaded and the device known; attempts count from 1.
+
+    ``resumed_step`` is the step of the checkpoint that the attempt goes on from; 0 for none. Steps
+    that an earlier attempt did after it come again, and those that come later are the run's.
+    """
 
     protocol: int = PROTOCOL_VERSION
     run_id: str
@@ -90,6 +94,7 @@ class RunStarted(_Event, frozen=True, kw_only=True):
     device: Device
     engine_version: str
     config_hash: str
+    resumed_step: int = 0
 
 
 class PhaseChanged(_Event, frozen=True, kw_only=True):
@@ -133,11 +138,15 @@ class MemorySampled(_Event, frozen=True, kw_only=True):
 
 
 class CheckpointSaved(_Event, frozen=True, kw_only=True):
-    """A checkpoint that is whole on disk; ``path`` is relative to the run folder."""
+    """A checkpoint that is whole on disk; ``path`` is relative to the run folder.
+
+    ``best``: no other's rollouts, from the checkpoint before it on, had a higher mean reward.
+    """
 
     step: int
     path: str
     bytes: int
+    best: bool = False
 
 
 class Evaluated(_Event, frozen=True, kw_only=True):

@@ -1,16 +1,26 @@
 """What one optimizer step measured, gathered over its micro batches and read off once."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from composer_engine.protocol import CHANNELS, Channels
 
-METRICS = ("sdpo_active_tokens", "replay_margin", "replay_accuracy", "replay_chosen_logp")
-_NAMES = (*CHANNELS, *METRICS)
+METRICS = (
+    "entropy",
+    "clip_ratio/low_mean",
+    "clip_ratio/high_mean",
+    "clip_ratio/region_mean",
+    "replay_margin",
+    "replay_accuracy",
+    "replay_chosen_logp",
+    *(f"grad_norm_{channel}" for channel in CHANNELS),
+)
+_SQUARES = tuple(f"square/{channel}" for channel in CHANNELS)
+_NAMES = (*CHANNELS, *METRICS, *_SQUARES)
 
 
 class Sample(NamedTuple):
@@ -49,59 +59,106 @@ class StepRecord:
     rewards: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 1))  # [prompts, G] on CPU
     samples: list[Sample] = field(default_factory=list)
     rollout_seconds: float = 0.0
-    tokens: int = 0  # of the prompts and the completions
+    tokens: int = 0  # of the prompts and the completions, in all processes
+    scored_tokens: int = 0  # of the completions, in all processes
+    active_tokens: int = 0  # of those, under SDPO
     has_advantage: bool = False
-    active_tokens: float = 0  # completion tokens under SDPO, all micro batches; a process's mean
+    complaints: list[str] = field(default_factory=list)  # of the rewards, in all processes
     pairs: list[int] = field(default_factory=list)  # replayed, over all micro batches
-    shares: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     sums: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     numbers: StepNumbers = _NOTHING
 
-    def add(self, channel: str, share: torch.Tensor) -> None:
-        """One micro batch's share of a channel's loss, a scalar."""
-        self.shares.setdefault(channel, []).append(share.detach())
+    def opened(self) -> "StepRecord":
+        """For one more step on the same rollout; this one, if no step has ended in it."""
+        if self.numbers is _NOTHING:
+            return self
+        return replace(
+            self, rollout_seconds=0.0, complaints=[], pairs=[], sums={}, numbers=_NOTHING
+        )
 
-    def measure(self, metric: str, share: torch.Tensor) -> None:
-        """One micro batch's share of a metric, a scalar."""
-        self.sums.setdefault(metric, []).append(share.detach())
+    def note(
+        self,
+        channels: Mapping[str, torch.Tensor],
+        squares: Mapping[str, torch.Tensor],
+        metrics: Mapping[str, torch.Tensor],
+    ) -> None:
+        """One micro batch's shares, scalars that stay on the device.
+
+        ``squares`` are squared gradient norms at the hidden states, by channel.
+        """
+        for name, share in (*channels.items(), *metrics.items()):
+            self.sums.setdefault(name, []).append(share.detach())
+        for channel, square in squares.items():
+            self.sums.setdefault(f"square/{channel}", []).append(square.detach())
 
     def close(
         self,
         grad_norm: torch.Tensor,
         weights: dict[str, float],
         mean: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+        *,
+        overflows: bool = False,
     ) -> StepNumbers:
         """The step's numbers; the device is waited for once, here.
 
-        ``mean`` is over all processes: each adds shares whose mean is the step's.
+        ``mean`` is over all processes: each adds shares whose mean is the step's. With
+        ``overflows`` a gradient that is not finite is nobody's fault, only a losses' one is.
         """
-        parts = self.shares | self.sums
-        nothing = torch.zeros((), device=grad_norm.device)
-        # In one order everywhere: a process may have had no part in a channel.
-        sums = [torch.stack(parts[n]).sum().float() if n in parts else nothing for n in _NAMES]
-        there = [nothing + (name in parts) for name in _NAMES]
-        *values, norm = mean(torch.stack([*sums, *there, grad_norm.float()])).tolist()
-        count = len(_NAMES)
-        by_name = {
-            name: value
-            for name, value, is_there in zip(_NAMES, values[:count], values[count:], strict=True)
-            if is_there
-        }
+        by_name, norm = self._read(grad_norm, mean)
         channels = {name: by_name.get(name) for name in CHANNELS}
         # A channel that is zero by construction is absent, but its NaN is not hidden by that.
         if not self.has_advantage and _is_finite(channels["grpo"]):
             channels["grpo"] = None
         bad = [name for name, value in channels.items() if not _is_finite(value)]
-        guilty = ", ".join(bad) or ("" if math.isfinite(norm) else "gradient")
+        is_bad_gradient = not math.isfinite(norm) and not overflows
+        guilty = ", ".join(bad) or ("gradient" if is_bad_gradient else "")
         live = [weights[name] * value for name, value in channels.items() if value is not None]
+        metrics = {name: by_name[name] for name in METRICS if name in by_name}
+        if "sdpo" in by_name:
+            metrics["sdpo_active_tokens"] = float(self.active_tokens)
         self.numbers = StepNumbers(
             channels=Channels(**{n: v if _is_finite(v) else None for n, v in channels.items()}),
             loss=None if guilty or not live else sum(live),
             grad_norm=norm if math.isfinite(norm) else None,
-            metrics={name: by_name[name] for name in METRICS if name in by_name},
+            metrics=metrics | _gradient_shares(by_name),
             guilty=guilty,
         )
         return self.numbers
+
+    def _read(
+        self, grad_norm: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[dict[str, float], float]:
+        """The sums that some process has, by name, and the norm."""
+        nothing = torch.zeros((), device=grad_norm.device)
+        # In one order everywhere: a process may have had no part in a channel.
+        sums = [
+            torch.stack(self.sums[n]).sum().float() if n in self.sums else nothing for n in _NAMES
+        ]
+        there = [nothing + (name in self.sums) for name in _NAMES]
+        *values, norm = mean(torch.stack([*sums, *there, grad_norm.float()])).tolist()
+        found = zip(_NAMES, values[: len(_NAMES)], values[len(_NAMES) :], strict=True)
+        return {name: value for name, value, is_there in found if is_there}, norm
+
+
+def _gradient_shares(by_name: Mapping[str, float]) -> dict[str, float]:
+    """How much of the gradient at the hidden states is each channel's, 0 to 1; the sum is 1."""
+    norms = {
+        channel: math.sqrt(by_name[square])
+        for channel, square in zip(CHANNELS, _SQUARES, strict=True)
+        if square in by_name and by_name[square] >= 0
+    }
+    total = sum(norms.values())
+    if not total or not math.isfinite(total):
+        return {}
+    return {f"grad_share_{channel}": norm / total for channel, norm in norms.items()}
+
+
+class Saving(Protocol):
+    """What the callback sees of the run's checkpoints."""
+
+    def note(self, reward_mean: float, non_finite_in_a_row: int) -> None:
+        """What a step says of the checkpoint that follows it, if one does."""
+        ...
 
 
 class Stepping(Protocol):
@@ -110,6 +167,11 @@ class Stepping(Protocol):
     record: StepRecord
     state: Any  # transformers.TrainerState
     control: Any  # transformers.TrainerControl
+
+    @property
+    def checkpoints(self) -> Saving:
+        """Where its checkpoints go."""
+        ...
 
     def clock(self) -> float:
         """Seconds, once the device has done what it was asked so far."""

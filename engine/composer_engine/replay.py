@@ -6,8 +6,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from composer_engine.collate import Scored
 from composer_engine.data import Pair
+from composer_engine.plan import Scored
+from composer_engine.reference_cache import ReferenceCache
 
 _PAIRS_A_FORWARD = 8
 
@@ -17,6 +18,13 @@ class TokenPair(NamedTuple):
 
     chosen: Scored
     rejected: Scored
+
+
+class Precomputed(NamedTuple):
+    """How many pairs were looked up or scored, and for how many the cache had them."""
+
+    pairs: int
+    from_cache: int
 
 
 class Scorer(Protocol):
@@ -39,8 +47,29 @@ class Reference:
     def __len__(self) -> int:
         return len(self._logps)
 
+    def __contains__(self, pair: int) -> bool:
+        return pair in self._logps
+
+    def __or__(self, other: "Reference") -> "Reference":
+        """Both; the other's where both have one."""
+        return Reference(self._logps | other._logps)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """As a checkpoint holds it; empty when there is nothing."""
+        if not self._logps:
+            return {}
+        logps = torch.tensor([*self._logps.values()], dtype=torch.float64)  # [K, 2]
+        return {"pairs": torch.tensor([*self._logps]), "logps": logps}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, torch.Tensor]) -> "Reference":
+        """What `tensors` gave, to the last bit."""
+        pairs = tensors["pairs"].tolist() if tensors else []
+        logps = tensors["logps"].tolist() if tensors else []
+        return cls({pair: (one, other) for pair, (one, other) in zip(pairs, logps, strict=True)})
+
     def of(self, pairs: Sequence[int], device: torch.device) -> torch.Tensor:  # [2N]
-        """Chosen first, then rejected, as `composer_engine.channels.dpo` takes them."""
+        """Chosen first, then rejected, as `composer_engine.channels.preference` takes them."""
         sides = [self._logps[i][0] for i in pairs] + [self._logps[i][1] for i in pairs]
         return torch.tensor(sides).to(device, non_blocking=True)
 
@@ -64,15 +93,28 @@ def _scored(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> S
 
 @torch.no_grad()
 def score_pairs(
-    scorer: Scorer, indices: Sequence[int], should_stop: Callable[[], object]
-) -> Reference:
-    """Both sides of the named pairs under the model as it is now, unless it is asked to stop."""
+    scorer: Scorer,
+    indices: Sequence[int],
+    should_stop: Callable[[], object],
+    cache: ReferenceCache,
+) -> tuple[Reference, int]:
+    """Both sides of the named pairs under the model as it is now, unless it is asked to stop.
+
+    The number says for how many pairs they came from the cache.
+    """
+    found = 0
     logps: dict[int, tuple[float, float]] = {}
     for first in range(0, len(indices), _PAIRS_A_FORWARD):
         if should_stop():
             break
         part = indices[first : first + _PAIRS_A_FORWARD]
         sides = [scorer.pairs[i].chosen for i in part] + [scorer.pairs[i].rejected for i in part]
-        chosen, rejected = scorer.logps(scorer.model, sides).view(2, -1).tolist()
+        values = cache.find(sides)
+        if values is None:
+            values = scorer.logps(scorer.model, sides).tolist()
+            cache.add(sides, values)
+        else:
+            found += len(part)
+        chosen, rejected = values[: len(part)], values[len(part) :]
         logps |= dict(zip(part, zip(chosen, rejected, strict=True), strict=True))
-    return Reference(logps)
+    return Reference(logps), found

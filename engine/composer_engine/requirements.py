@@ -1,9 +1,12 @@
 """Which packages an engine in a container needs, and which build of torch suits its GPU."""
 
+import importlib.util
 import os
 import re
+from collections.abc import Iterable
 from importlib import metadata
 
+from composer_engine.config import RunConfig
 from composer_engine.contract import VERSION_VARIABLE
 from composer_engine.failures import SetupError
 
@@ -22,10 +25,25 @@ def engine_version() -> str:
         return os.environ.get(VERSION_VARIABLE, "unknown")
 
 
-def engine_requirements() -> tuple[str, ...]:
+def check_optional(config: RunConfig) -> None:
+    """Raises `SetupError` for a package that this run asks for and that is not installed."""
+    for sink in config.report.sinks:
+        if importlib.util.find_spec(sink) is None:
+            raise SetupError(
+                f"report.sinks: {sink} is not installed", f'pip install "{DISTRIBUTION}[{sink}]"'
+            )
+    if config.rollout.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise SetupError(
+            "rollout.backend: vllm is not installed",
+            "pip install vllm beside this torch, or set rollout.backend to hf",
+        )
+
+
+def engine_requirements(extras: Iterable[str] = ()) -> tuple[str, ...]:
     """The engine's packages with this distribution's own pins, sorted by name.
 
-    Raises `SetupError` where the distribution is not installed, and so has no pins to read.
+    ``extras`` are those of the distribution whose packages are wanted, too. Raises `SetupError`
+    where the distribution is not installed, and so has no pins to read.
     """
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
@@ -38,15 +56,17 @@ def engine_requirements() -> tuple[str, ...]:
             f"install it: pip install {DISTRIBUTION}",
         ) from None
     wanted = []
+    names = ("engine", *extras)
     for requirement in map(Requirement, stated):
         marker = requirement.marker
         if marker is None:
             is_wanted = canonicalize_name(requirement.name) in _SHARED
         else:
-            is_wanted = marker.evaluate({"extra": "engine"}) and not marker.evaluate({"extra": ""})
+            brought = any(marker.evaluate({"extra": name}) for name in names)
+            is_wanted = brought and not marker.evaluate({"extra": ""})
         if is_wanted:
             wanted.append(f"{requirement.name}{requirement.specifier}")
-    return tuple(sorted(wanted))
+    return tuple(sorted(set(wanted)))
 
 
 def is_torch(requirement: str) -> bool:

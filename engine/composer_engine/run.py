@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import datasets
+import msgspec
 import torch
 import transformers
 from transformers import PrinterCallback, ProgressCallback
@@ -18,6 +19,7 @@ from composer_engine.failures import DataError, NonFiniteError
 from composer_engine.given import as_given
 from composer_engine.model import (
     Loaded,
+    check_top_k,
     describe_device,
     load_model,
     non_finite_weights,
@@ -32,8 +34,13 @@ from composer_engine.protocol import (
     RunStarted,
 )
 from composer_engine.requirements import engine_version
+from composer_engine.resumable import digests
+from composer_engine.resume import Checkpoint, check_loaded, processes_note
+from composer_engine.rules import pointless
 from composer_engine.safety import NonFiniteGuard, StopRequest
 from composer_engine.sampler import MemorySampler
+from composer_engine.seal import Identity, Standing
+from composer_engine.sinks import Sinks
 from composer_engine.throughput import Throughput, peak_flops
 from composer_engine.trainer import ComposerTrainer
 from composer_engine.world import World
@@ -51,14 +58,20 @@ def run(
     emitter: Emitter,
     stop: StopRequest,
     world: World = _ALONE,
+    resumed: Checkpoint | None = None,
 ) -> None:
     """Train as configured, with checkpoints under ``root``; ends with `RunFinished`.
 
+    With ``resumed``, from that checkpoint on: of this very configuration, as its caller has seen.
     Raises what ends it otherwise; the emitter turns that into `RunFailed`.
     """
     _quiet_libraries()
     loaded = load_model(config.model, config.optimizer.seed, world.local_rank)
+    check_top_k(config.loss.top_k, loaded.causal_lm)
     check_lengths(config, loaded, data)
+    of_what = digests(loaded, data)
+    if resumed is not None:
+        check_loaded(resumed, of_what)
     device = describe_device(loaded.device, world.size)
     emitter.emit(
         RunStarted(
@@ -70,21 +83,53 @@ def run(
             device=device,
             engine_version=engine_version(),
             config_hash=config_hash(config),
+            resumed_step=resumed.step if resumed else 0,
         )
     )
+    for note in processes_note(resumed, world.size) if resumed else ():
+        emitter.emit(note)
     _warn(config, loaded, data, emitter)
     if loaded.device.type == "cpu" and loaded.parameters < _ONE_THREAD_PARAMETERS:
         # Handing out so little work costs more than it saves, and stalls on a busy machine.
         torch.set_num_threads(1)
-    checkpoints = (
-        CheckpointPart(root) if world.rank else Checkpoints(root, config.checkpoint.keep, emitter)
-    )
+    checkpoints = _checkpoints(config, of_what, root, emitter, world, resumed)
+    wants_sinks = config.report.sinks and not world.rank
+    sinks = Sinks(config, run_id, emitter) if wants_sinks else None
     try:
-        train(config, data, loaded, checkpoints, emitter, stop, world)
+        train(config, data, loaded, checkpoints, emitter, stop, world, resumed=resumed, sinks=sinks)
     finally:
         checkpoints.close()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _checkpoints(
+    config: RunConfig,
+    of_what: dict[str, str],
+    root: Path,
+    emitter: Emitter,
+    world: World,
+    resumed: Checkpoint | None,
+) -> Checkpoints | CheckpointPart:
+    """Rank 0 owns them, and knows what they are of."""
+    if world.rank:
+        return CheckpointPart(root)
+    identity = Identity(
+        engine_version=engine_version(),
+        config_hash=config_hash(config),
+        config=msgspec.to_builtins(config),
+        processes=world.size,
+        **of_what,
+    )
+    return Checkpoints(
+        root,
+        config.checkpoint.keep,
+        emitter,
+        keep_best=config.checkpoint.keep_best,
+        identity=identity,
+        standing=resumed.seal.standing if resumed else None,
+        last_step=resumed.step if resumed else 0,
+    )
 
 
 def train(
@@ -96,24 +141,35 @@ def train(
     stop: StopRequest,
     world: World = _ALONE,
     trainer_class: type[ComposerTrainer] = ComposerTrainer,
+    resumed: Checkpoint | None = None,
+    sinks: Sinks | None = None,
 ) -> ComposerTrainer:
-    """The training itself, from a loaded model to `RunFinished`. Returns the trainer."""
+    """The training itself, from a loaded model to `RunFinished`. Returns the trainer.
+
+    ``loaded`` has its initial weights, also when the run goes on from ``resumed``.
+    """
     trainer = trainer_class(config, loaded, data, checkpoints, world)
-    guard = NonFiniteGuard(config.safety.non_finite_patience)
+    standing = resumed.seal.standing if resumed else Standing()
+    guard = NonFiniteGuard(config.safety.non_finite_patience, standing.non_finite_in_a_row)
+    done = resumed.step if resumed else 0
     peak = peak_flops(loaded.device, loaded.causal_lm.dtype)
     everyones_peak = None if peak is None else peak * world.size
     throughput = Throughput(loaded.causal_lm.config.get_text_config(), everyones_peak)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(Reporter(config, emitter, stop, guard, trainer, throughput))
+    trainer.add_callback(Reporter(config, emitter, stop, guard, trainer, throughput, sinks))
+    if sinks is not None:
+        trainer.add_callback(sinks)
     seconds = config.report.memory_every_seconds
     with MemorySampler(emitter, loaded.device, seconds, world.size):
-        if trainer.pairs:
-            emitter.emit(PhaseChanged(phase="warming"))
-            trainer.precompute_reference(stop.reason)
-        if not trainer.anywhere(bool(stop.reason())):
-            trainer.train()
-    steps = trainer.state.global_step
+        if resumed is not None:
+            trainer.recall(resumed)
+        if done >= config.optimizer.steps:
+            message = f"nothing is left to train: optimizer.steps is {config.optimizer.steps}"
+            emitter.emit(Logged(level="info", message=message))
+        else:
+            _train_on(trainer, emitter, stop, resumed)
+    steps = max(done, trainer.state.global_step)
     if guard.exhausted:
         raise NonFiniteError(
             f"{guard.in_a_row} steps in a row were not finite (last: {guard.last_guilty})",
@@ -129,6 +185,25 @@ def train(
     ended_by = stop.ended_by if early else ""
     emitter.emit(RunFinished(steps=steps, stopped_early=early, reason=reason, ended_by=ended_by))
     return trainer
+
+
+def _train_on(
+    trainer: ComposerTrainer, emitter: Emitter, stop: StopRequest, resumed: Checkpoint | None
+) -> None:
+    """To the last step, unless it is asked to stop before the first."""
+    if trainer.pairs:
+        emitter.emit(PhaseChanged(phase="warming"))
+        done = trainer.precompute_reference(stop.reason)
+        if done.from_cache:
+            some = f"{done.from_cache} of {done.pairs}"
+            message = f"reference log-probs of {some} pairs: from the cache"
+            emitter.emit(Logged(level="info", message=message))
+    if trainer.anywhere(bool(stop.reason())):
+        return
+    if resumed is not None:
+        trainer.go_on_from(resumed)
+    else:
+        trainer.train()
 
 
 def check_lengths(config: RunConfig, loaded: Loaded, data: Data) -> None:
@@ -161,7 +236,7 @@ def _warn(config: RunConfig, loaded: Loaded, data: Data, emitter: Emitter) -> No
     ]
     for message in weak[:10]:
         emitter.emit(AlertRaised(rule="non_finite", level="warning", message=message))
-    notes = []
+    notes = pointless(config)
     if config.loss.replay_weight and not data.pairs:
         notes.append("loss.replay_weight is set, but no row has chosen and rejected: no replay")
     pure_bf16 = config.model.dtype == "bfloat16" and not config.model.lora_rank

@@ -81,10 +81,13 @@ def _use_up(file: Path) -> tuple[str, str]:
 
 
 class NonFiniteGuard:
-    """Counts the non-finite steps in a row; a finite one starts the count anew."""
+    """Counts the non-finite steps in a row; a finite one starts the count anew.
 
-    def __init__(self, patience: int) -> None:
-        self.patience, self.in_a_row = patience, 0
+    ``in_a_row`` is the count so far, which a run that goes on from a checkpoint takes along.
+    """
+
+    def __init__(self, patience: int, in_a_row: int = 0) -> None:
+        self.patience, self.in_a_row = patience, in_a_row
         self.last_guilty = ""
 
     def judge(self, guilty: str) -> None:

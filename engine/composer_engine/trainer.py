@@ -1,52 +1,56 @@
-"""The three-channel step: TRL's GRPO, plus SDPO from its hidden states, plus replayed DPO.
+"""The trainer: TRL's loop and rollouts around a step of ours.
 
-`ComposerTrainer` changes what is computed in two places: `_generate_and_score_completions` plans
-the teacher's contexts and the pairs of the step, `_compute_loss` adds two losses to TRL's. Two
-more overrides guard the step without changing it: `_clip_grad_norm` drops a gradient that is not
-finite before the optimizer sees it, `_save_checkpoint` saves so that no torn checkpoint is seen.
-
-Per micro batch the backbone runs once for GRPO and SDPO together, once without gradient for the
-teacher (failed rollouts only), and once for both sides of the pairs. A channel whose weight is 0,
-or that has nothing to learn from in this step, runs nothing.
+`ComposerTrainer` changes what is computed in two places: `_generate_and_score_completions` turns
+TRL's rollout into plain Python from which micro batches are planned, `_compute_loss` plans one
+and hands it to `composer_engine.step`. TRL's own loss never runs. `_clip_grad_norm` drops a
+gradient that is not finite before the optimizer sees it, and what is inherited saves whole
+checkpoints and goes on from them.
 
 Every channel is normalised over the whole step, not over a micro batch, as TRL's default loss
-is: so a step's gradient does not depend on ``optimizer.micro_batches``.
+(DAPO) is: so a step's gradient does not depend on ``optimizer.micro_batches``.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object  # type: ignore[import-untyped]  # ships no types
 from datasets import Dataset
-from safetensors import SafetensorError
-from trl.trainer.grpo_trainer import GRPOTrainer
 
 from composer_engine.arguments import grpo_config
-from composer_engine.channels import dpo, head_of, kept_hidden, sdpo, sequence_logps
 from composer_engine.checkpoint import CheckpointPart, Checkpoints
-from composer_engine.collate import (
-    Batch,
-    ReplaySchedule,
-    Scored,
-    collate,
-    hint_contexts,
-    student_rows,
-)
 from composer_engine.config import RunConfig
 from composer_engine.data import Data
 from composer_engine.failures import NonFiniteError
+from composer_engine.hints import hint_contexts
 from composer_engine.model import Loaded, readable_tokens, unwrapped
+from composer_engine.norms import channel_norms
+from composer_engine.plan import (
+    Planner,
+    ReplayPlan,
+    Scored,
+    StudentPlan,
+    can_share_prompts,
+)
+from composer_engine.processes import inside_wrapper, mean_over, sum_over
 from composer_engine.record import Sample, StepRecord
-from composer_engine.replay import Reference, score_pairs, tokenized_pairs
+from composer_engine.reference_cache import ReferenceCache, cache_folder, model_identity
+from composer_engine.replay import Precomputed, Reference, score_pairs, tokenized_pairs
+from composer_engine.resumable import ResumableTrainer
+from composer_engine.rewards import score
+from composer_engine.rollouts import old_logps, to_rollouts
+from composer_engine.step import Losses, replay_loss, row_logps, student_loss
+from composer_engine.step_plans import StepPlans, step_options
+from composer_engine.teacher import FollowStudent, Teacher
 from composer_engine.world import World
 
 _REWARD = "verified"
 _ALONE = World()
 
 
-class ComposerTrainer(GRPOTrainer):
+class ComposerTrainer(ResumableTrainer):
     """GRPO + ``sdpo_weight`` * SDPO + ``replay_weight`` * DPO on one model.
 
     Several processes share a step's rollouts and pairs evenly. Their gradients are averaged, so
@@ -64,18 +68,23 @@ class ComposerTrainer(GRPOTrainer):
         checkpoints: Checkpoints | CheckpointPart,
         world: World = _ALONE,
     ) -> None:
+        """``loaded`` has its initial weights, also where a checkpoint will be loaded."""
         self.run_config, self.checkpoints, self.tasks = config, checkpoints, data.tasks
-        self.world = world
-        self.group, self.micro_batches = (
-            config.rollout.completions_per_prompt,
-            config.optimizer.micro_batches,
-        )
+        self.world, self.group = world, config.rollout.completions_per_prompt
+        self.micro_batches = config.optimizer.micro_batches
         self.record = StepRecord()
+        self.complaints: list[str] = []  # of this process's last rewards
+        self.options = step_options(config)
         self.weights = {
             "grpo": 1.0,
             "sdpo": config.loss.sdpo_weight,
             "replay": config.loss.replay_weight,
         }
+        self.teacher = Teacher(
+            config.loss.teacher if config.loss.sdpo_weight else "live",
+            config.loss.teacher_ema_rate,
+            loaded.model,
+        )
         rows = {"prompt": [t.prompt for t in data.tasks], "row": [*range(len(data.tasks))]}
         super().__init__(
             model=loaded.model,
@@ -83,28 +92,53 @@ class ComposerTrainer(GRPOTrainer):
             args=grpo_config(config, loaded.device, checkpoints.staging, world.size),
             train_dataset=Dataset.from_dict(rows),
             processing_class=loaded.tokenizer,
+            callbacks=[FollowStudent(self.teacher)],
         )
+        if config.model.torch_compile:
+            loaded.causal_lm.base_model.compile(dynamic=True)
         self.pairs = tokenized_pairs(loaded.tokenizer, data.pairs) if self.weights["replay"] else []
-        self.schedule = ReplaySchedule(
-            len(self.pairs), config.loss.replay_pairs, config.optimizer.seed
-        )
+        planner = Planner(self._tokenizer.pad_token_id, self.accelerator.device)
+        shares = config.loss.share_prompts and can_share_prompts(loaded.causal_lm)
+        width = loaded.causal_lm.config.get_text_config().hidden_size if shares else None
+        self.plans = StepPlans(config, planner, self.pairs, world, shared_width=width)
         self.reference = Reference({})
 
-    def precompute_reference(self, should_stop: Callable[[], object] = bool) -> None:
+    def precompute_reference(self, should_stop: Callable[[], object] = bool) -> Precomputed:
         """The replayed pairs' log-probabilities at the initial weights; call it before training.
 
         Ends early, and then of no use, once ``should_stop`` says so.
         """
-        used = self.schedule.used(self.run_config.optimizer.steps) if self.pairs else []
-        self.reference = score_pairs(self, used, should_stop)
+        used = self.plans.pairs_used(self.run_config.optimizer.steps)
+        unknown = [pair for pair in used if pair not in self.reference]
+        if not unknown:
+            return Precomputed(0, 0)
+        causal_lm, tile_rows = unwrapped(self.model), self.plans.planner.tile_rows
+        identity = model_identity(causal_lm, tile_rows)
+        cache = ReferenceCache(cache_folder(), identity)
+        with torch.compiler.set_stance("force_eager"):  # once is not worth a compilation
+            found, cached = score_pairs(self, unknown, should_stop, cache)
+        self.reference |= found
+        if not self.world.rank:
+            cache.save()
+        return Precomputed(len(unknown), cached)
+
+    def extra_tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        """What is not in the model: the reference, which is of its initial weights, the teacher."""
+        return {"reference": self.reference.tensors(), "teacher": self.teacher.state()}
+
+    def load_extra_tensors(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
+        """Before `precompute_reference`, which then scores only what is not known yet."""
+        self.reference = Reference.of_tensors(parts.get("reference", {}))
+        self.teacher.load(parts.get("teacher", {}))
 
     # ------------------------------------------------------------------ rollout
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's rollout, and the plan of the other two channels for the step that uses it."""
+        """TRL's rollout, and what the steps that use it will be planned from."""
         started = self.clock()
         try:
-            rollout = super()._generate_and_score_completions(inputs)
+            with self._uncompiled():
+                rollout = super()._generate_and_score_completions(inputs)
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):
                 raise
@@ -124,113 +158,111 @@ class ComposerTrainer(GRPOTrainer):
                 for task, text, reward in zip(tasks, texts, rewards, strict=True)
             ],
             rollout_seconds=self.clock() - started,
+            complaints=gather_object(self.complaints),
         )
-        active_tokens = 0
-        if self.weights["sdpo"]:
+        contexts: list[str | None] = [None] * own
+        if self.plans.distils_after(self.state.global_step):
             mine = slice(self.world.rank * own, (self.world.rank + 1) * own)
-            contexts = hint_contexts(
-                tasks[mine], texts[mine], rewards[mine], self.group, self.run_config.hints
-            )
-            teachers = self._teachers(contexts, rollout)
-            active_tokens = sum(len(t.ids) - t.start for t in teachers if t)
-            rollout["teacher"] = teachers  # a list, one a completion: TRL shuffles and splits it
-        tokens = int(rollout["prompt_mask"].sum() + rollout["completion_mask"].sum())
-        has_advantage = bool(rollout["advantages"].any())
-        counts = self._sum_over_processes([tokens, active_tokens, has_advantage])
-        self.record.tokens, self.record.has_advantage = counts[0], bool(counts[2])
-        self.record.active_tokens = counts[1] / self.world.size
-        if self.pairs:
-            self.record.pairs = self.schedule.at(self.state.global_step)
+            hints = self.run_config.hints
+            contexts = hint_contexts(tasks[mine], texts[mine], rewards[mine], self.group, hints)
+        rollouts = to_rollouts(rollout, self._hints(contexts), self._reads())
+        scored = [len(r.sequence.ids) - r.sequence.start for r in rollouts]
+        taught = [count for count, r in zip(scored, rollouts, strict=True) if r.teacher]
+        counts = sum_over(
+            self.accelerator,
+            [
+                sum(len(r.sequence.ids) for r in rollouts),
+                sum(scored),
+                sum(taught),
+                any(r.advantage for r in rollouts),
+            ],
+        )
+        self.record.tokens, self.record.has_advantage = counts[0], bool(counts[3])
+        self.record.scored_tokens, self.record.active_tokens = counts[1], counts[2]
+        rollout["rollouts"] = rollouts  # a list, one a completion: TRL shuffles and splits it
         return rollout
 
-    def _teachers(
-        self, contexts: Sequence[str | None], rollout: dict[str, Any]
-    ) -> list[Scored | None]:
-        """Each failed rollout's tokens after its hint, where hint and completion fit the model."""
+    def _hints(self, contexts: Sequence[str | None]) -> list[list[int] | None]:
+        """The teacher's prompts as tokens."""
         given = [context for context in contexts if context is not None]
         tokens = iter(self._tokenize_prompts(given)[0] if given else [])
-        limit = readable_tokens(unwrapped(self.model))
-        completions = rollout["completion_ids"].tolist()  # B lists of C
-        lengths = rollout["completion_mask"].sum(1).tolist()  # B
-        teachers: list[Scored | None] = []
-        for context, completion, length in zip(contexts, completions, lengths, strict=True):
-            prompt = next(tokens) if context is not None else []
-            fits = limit is None or len(prompt) + length <= limit
-            sequence = Scored((*prompt, *completion[:length]), len(prompt))
-            teachers.append(sequence if prompt and fits else None)
-        return teachers
+        return [None if context is None else next(tokens) for context in contexts]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,  # [B, P+C]
+        attention_mask: torch.Tensor,  # [B, P+C]
+        logits_to_keep: int,  # C
+        batch_size: int | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None, None]:  # [B, C]
+        """TRL asks for a rollout's log-probabilities: as the loss will compute them, not as TRL."""
+        causal_lm, planner = unwrapped(model), self.plans.planner
+
+        def score(sequences: Sequence[Scored]) -> torch.Tensor:
+            plan = planner.rows(sequences)
+            return row_logps(causal_lm, plan, self.temperature, planner.tile_rows)
+
+        size = batch_size or len(input_ids)
+        return old_logps(input_ids, attention_mask, logits_to_keep, size, score), None, None
 
     # ------------------------------------------------------------------ loss
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """One micro batch's share of the total loss: B completions of P + C tokens."""
-        record = self.record  # of the rollout that these completions are from
-        with kept_hidden(unwrapped(model).base_model) as kept:
-            loss: torch.Tensor = super()._compute_loss(model, inputs)  # ()
-        record.add("grpo", loss)
+        """One micro batch's share of the total loss; what is not in it yet, it has backwarded."""
+        if self._step % self.micro_batches == 0:
+            self._begin_step(model)
+        causal_lm, step = unwrapped(model), self.state.global_step + 1
+        student = self.plans.student(inputs["rollouts"], self.record, step)
+        replay = self.plans.replay(self.record, self._step % self.micro_batches, self.reference)
+        if replay is not None and self.options.channel_backward == "per_channel":
+            # Its activations are gone before the rollouts' are made. What joins the processes
+            # looks at gradients only from its forward on, which has not begun yet.
+            losses = self._noted(replay_loss(causal_lm, replay, self.options))
+            self.accelerator.backward(losses.total)
+            replay = None
 
-        teachers = inputs.get("teacher", [])  # B, None where the rollout has no teacher
-        if any(teachers):
-            divergence = self._distil(model, kept[0], inputs["prompt_ids"].size(1), teachers)
-            share = divergence.sum() / record.active_tokens  # ()
-            record.add("sdpo", share)
-            tokens = float(len(divergence) * self.world.size)
-            record.measure("sdpo_active_tokens", share.new_tensor(tokens))
-            loss = loss + self.weights["sdpo"] * share
+        def both() -> tuple[Losses, Losses | None]:
+            losses = student_loss(causal_lm, student, self.options, self.teacher)
+            return losses, replay_loss(causal_lm, replay, self.options) if replay else None
 
-        place = self.world.rank * self.micro_batches + self._step % self.micro_batches
-        pairs = record.pairs[place :: self.world.size * self.micro_batches]  # N
-        if pairs:
-            share = self._replay(model, pairs, record)  # ()
-            record.add("replay", share)
-            loss = loss + self.weights["replay"] * share
-        return loss
+        losses, replayed = inside_wrapper(model, both)
+        total = self._noted(losses).total
+        return total if replayed is None else total + self._noted(replayed).total
 
-    def _distil(
-        self,
-        model: Any,
-        hidden: torch.Tensor,  # [B, P+C, H] the student's, from TRL's own forward
-        prompt_width: int,
-        teachers: Sequence[Scored | None],  # B
-    ) -> torch.Tensor:  # [M] one a token of a failed rollout
-        batch = self._collate([teacher for teacher in teachers if teacher is not None])
-        with torch.no_grad():
-            taught = self._hidden(model, batch)  # [M, H]
-        rows = student_rows(teachers, prompt_width, hidden.size(1), hidden.device)  # [M]
-        own = hidden.flatten(0, 1)[rows]  # [M, H]
-        head = head_of(unwrapped(model))
-        return sdpo(own, taught, head, self.run_config.loss.jsd_beta, self.temperature)
+    def _begin_step(self, model: Any) -> None:
+        """A record of its own for each step, also for those that use a rollout again."""
+        self.record = self.record.opened()
+        step = self.state.global_step + 1
+        self.record.pairs = self.plans.pairs_of(step)
+        every = self.run_config.report.channel_norms_every_steps
+        if every and step % every == 0:
+            self._measure_norms(model)
 
-    def _replay(self, model: Any, pairs: Sequence[int], record: StepRecord) -> torch.Tensor:
-        """This micro batch's share of DPO: its N pairs, over a process's mean of the step's."""
-        sides = [self.pairs[i].chosen for i in pairs] + [self.pairs[i].rejected for i in pairs]
-        logps = self.logps(model, sides)  # [2N]
-        reference = self.reference.of(pairs, logps.device)  # [2N]
-        losses, margins = dpo(logps, reference, self.run_config.loss.dpo_beta)  # [N] each
-        total = len(record.pairs) / self.world.size
-        record.measure("replay_margin", margins.sum() / total)
-        record.measure("replay_accuracy", (margins > 0).float().sum() / total)
-        record.measure("replay_chosen_logp", logps[: len(pairs)].sum() / total)
-        return losses.sum() / total
+    def _measure_norms(self, model: Any) -> None:
+        """Each channel's own gradient over the whole step, before any is kept."""
+        step = self.state.global_step + 1
+        batches: Any = self._buffered_inputs  # of all micro batches
+        plans: list[StudentPlan | ReplayPlan] = []
+        for micro_batch, inputs in enumerate(batches):
+            plans.append(self.plans.student(inputs["rollouts"], self.record, step))
+            replay = self.plans.replay(self.record, micro_batch, self.reference)
+            plans += [replay] if replay is not None else []
+        norms = channel_norms(unwrapped(model), plans, self.options, self.teacher, self.accelerator)
+        for channel, norm in norms.items():
+            self.record.note({}, {}, {f"grad_norm_{channel}": norm})
+
+    def _noted(self, losses: Losses) -> Losses:
+        self.record.note(losses.channels, losses.squares, losses.metrics)
+        return losses
 
     def logps(self, model: Any, sequences: Sequence[Scored]) -> torch.Tensor:  # [R]
-        """Summed log-probability of each sequence's scored tokens."""
-        batch = self._collate(sequences)
-        hidden = self._hidden(model, batch)  # [M, H]
-        head = head_of(unwrapped(model))
-        return sequence_logps(hidden, batch.targets, batch.sequence, len(sequences), head)
-
-    def _hidden(self, model: Any, batch: Batch) -> torch.Tensor:  # [M, H]
-        """The backbone's hidden rows that predict a scored token."""
-        backbone = unwrapped(model).base_model
-        output = backbone(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        )
-        hidden: torch.Tensor = output.last_hidden_state  # [R, T, H]
-        return hidden.flatten(0, 1)[batch.rows]
-
-    def _collate(self, sequences: Sequence[Scored]) -> Batch:
-        return collate(sequences, self._tokenizer.pad_token_id, self.accelerator.device)
+        """Summed log-probability of each sequence's scored tokens, at temperature 1."""
+        planner = self.plans.planner
+        plan = planner.rows(sequences)
+        logps = row_logps(unwrapped(model), plan, 1.0, planner.tile_rows)  # [M]
+        return torch.zeros(len(sequences), device=logps.device).index_add(0, plan.sequence, logps)
 
     # ------------------------------------------------------------------ guards
 
@@ -240,51 +272,23 @@ class ComposerTrainer(GRPOTrainer):
         with no gradient at all AdamW skips a parameter, its momentum and its decay.
         """
         norm: torch.Tensor = super()._clip_grad_norm(model)  # () before clipping
-        if self.record.close(norm, self.weights, self._mean_over_processes).guilty:
+        scaler = self.accelerator.scaler
+        numbers = self.record.close(
+            norm,
+            self.weights,
+            lambda values: mean_over(self.accelerator, values),
+            # float16's loss scale finds its place by overflowing; it skips such a step itself.
+            overflows=scaler is not None and scaler.get_scale() > 1,
+        )
+        if numbers.guilty:
             model.zero_grad(set_to_none=True)
         return norm
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's checkpoint, without TRL's model card, published when it is whole.
-
-        Every process has a part in it (its random state), and all of them wait for the parts.
-        """
-
-        def write() -> None:
-            error: BaseException | None = None
-            try:
-                super(GRPOTrainer, self)._save_checkpoint(model, trial)
-            except (OSError, RuntimeError, SafetensorError) as failure:
-                error = failure
-            failed_somewhere = self.anywhere(error is not None)
-            if error is not None:
-                raise error
-            if failed_somewhere:
-                raise OSError("another process could not write its part")
-
-        goes_on = not self.control.should_training_stop
-        self.checkpoints.save(self.state.global_step, write, goes_on=goes_on)
-
-    # ------------------------------------------------------------------ processes
+    # ------------------------------------------------------------------ small things
 
     def anywhere(self, flag: bool) -> bool:
         """Whether it is true in any process. All of them must ask."""
-        return bool(self._sum_over_processes([flag])[0])
-
-    def _sum_over_processes(self, counts: Sequence[int]) -> list[int]:
-        if self.world.size == 1:
-            return [*map(int, counts)]
-        device = self.accelerator.device
-        total: torch.Tensor = self.accelerator.reduce(torch.tensor(counts, device=device), "sum")
-        return [*map(int, total.tolist())]
-
-    def _mean_over_processes(self, values: torch.Tensor) -> torch.Tensor:
-        if self.world.size == 1:
-            return values
-        mean: torch.Tensor = self.accelerator.reduce(values, "mean")
-        return mean
-
-    # ------------------------------------------------------------------ small things
+        return bool(sum_over(self.accelerator, [flag])[0])
 
     def clock(self) -> float:
         """Seconds; on CUDA, once the device has done what it was asked so far."""
@@ -292,10 +296,19 @@ class ComposerTrainer(GRPOTrainer):
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    def _uncompiled(self) -> Any:
+        """For sampling: every length would be compiled anew. vLLM's own graphs are left alone."""
+        return nullcontext() if self.use_vllm else torch.compiler.set_stance("force_eager")
+
+    def _reads(self) -> int | None:
+        return readable_tokens(unwrapped(self.model))
+
     def _reward_function(self) -> Any:
         tasks = self.tasks
 
         def verified(completions: list[str], row: list[int], **_: Any) -> list[float]:
-            return [tasks[index].reward(text) for text, index in zip(completions, row, strict=True)]
+            scores = score([tasks[index].reward for index in row], completions)
+            self.complaints = scores.complaints
+            return scores.values
 
         return verified

@@ -173,7 +173,10 @@ def test_a_gpu_of_a_list_and_secrets_are_asked_for(tmp_path: Path) -> None:
         (["smoke", "--set", "modal.gpu=H1000"], "there is no such GPU"),
         (["smoke", "--set", "modal.gpu=H100:8"], "cannot share evenly"),
         (["smoke", "--set", "data.path=/nonexistent/rows.jsonl"], "data.path"),
-        (["smoke", "--set", "data.path=/dev/null"], "data.path: /dev/null is not a file"),
+        (
+            ["smoke", "--set", "data.path=/dev/null"],
+            "data.path: /dev/null is neither a file nor a folder",
+        ),
         (["smoke", "--set", "model.path=/nonexistent/model"], "model.path"),
         (["smoke", "--set", "optimizer.steps=none"], "optimizer.steps"),
         ([], "say what to export"),

@@ -59,8 +59,10 @@ def start(tmp_path: Path) -> Start:
         run_dir: Path | None = tmp_path / "run",
         heartbeat: Path | None = None,
         before: Callable[[], None] | None = None,
+        resume: str = "none",
     ) -> EngineProcess:
         arguments = ["--config", str(config)] if config else []
+        arguments += ["--resume", resume]
         arguments += ["--run-dir", str(run_dir)] if run_dir else []
         for setting in settings:
             arguments += ["--set", setting]

@@ -255,7 +255,7 @@ def test_a_crash_has_a_last_word_and_is_worth_another_attempt(
     assert sum(isinstance(event, RunFailed) for event in events) == 2
     if fault != "speechless":
         (opening,) = [event.message for event in events if isinstance(event, Logged)]
-        assert opening == f"attempt 2 of 2: the run begins again at step 1; before: {last.message}"
+        assert opening == f"attempt 2 (retry 1 of 1); before: {last.message}"
 
 
 def test_a_kill_from_outside_is_taken_for_want_of_memory_and_tears_no_line(
@@ -374,7 +374,7 @@ def test_the_cap_warns_saves_and_holds_for_all_attempts(
     assert 0.03 < float(answer["spent_usd"]) < 0.04
     notices = [event for event in volume.events(spec) if isinstance(event, Logged)]
     assert [notice.level for notice in notices] == ["warning", "warning"]
-    assert notices[0].message.startswith("attempt 2 of 2: ")
+    assert notices[0].message.startswith("attempt 2 (")
     assert "of the cap of $0.04 are spent" in notices[1].message
     assert notices[1].message in capfd.readouterr().err
 
@@ -648,9 +648,9 @@ def test_an_attempt_says_which_it_is_and_a_preemption_costs_no_retry() -> None:
     crashed = ContainerTime(started_at=1, seen_at=2, usd_per_hour="1", reason="boom")
     taken = ContainerTime(started_at=1, seen_at=2, usd_per_hour="1", taken_away=True)
     assert attempt_words((), 3) == ""
-    assert attempt_words((crashed,), 1).startswith("attempt 2 of 2: ")
+    assert attempt_words((crashed,), 1).startswith("attempt 2 (retry 1 of 1); ")
     assert attempt_words((crashed,), 1).endswith("before: boom")
-    assert attempt_words((crashed, taken), 1).startswith("attempt 3 of 3: ")
+    assert attempt_words((crashed, taken), 1).startswith("attempt 3 (no retry is used up); ")
     assert attempt_words((taken,), 0).endswith("before: it ended without a word")
 
 
@@ -692,6 +692,7 @@ def test_one_process_for_each_gpu_that_was_asked_for_and_is_there(
     assert process_count(gpus, devices) == processes
     command = engine_command(Path("c"), Path("f"), "r", processes)
     assert ("torch.distributed.run" in command) == (processes > 1)
+    assert command[-2:] == ["--resume", "auto"]  # a retry goes on from what is on the volume
 
 
 @pytest.mark.parametrize("run_id", ["../up", "..", ".", "", "/", "a/b"])

@@ -1,14 +1,19 @@
 """Rows and rewards: what is read, what is refused, and by which name."""
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer_engine.data import Data, load_data
+from composer_engine.data import Data, glance, load_data
 from composer_engine.failures import DataError
 from composer_engine.rewards import (
     REGEX_CHARACTERS,
@@ -20,6 +25,7 @@ from composer_engine.rewards import (
     last_number,
     make_reward,
 )
+from tests.engine.hub_server import serving
 
 
 def load(tmp_path: Path, content: bytes | str, max_rows: int = 0) -> Data:
@@ -144,6 +150,249 @@ def test_any_bytes_are_rows_or_a_data_error(content: bytes) -> None:
             load_data(str(file))
         except DataError as error:
             assert error.problems
+
+
+# ---------------------------------------------------------------- other shapes, other names
+
+ROWS: list[dict[str, Any]] = [
+    {"question": "1+1=", "solution": "2", "source": {"page": 3}, "hint": None},
+    {"question": "2+2=", "solution": "4", "source": None, "hint": "count"},
+    {"question": "3+3=", "solution": "6", "source": {"page": 4}, "hint": None},
+]
+RENAME = ("question:prompt", "solution:answer")
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    if "datasets" in sys.modules:
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def as_parquet(path: Path) -> str:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table.from_pylist(ROWS)
+    parquet.write_table(table, path, row_group_size=2)
+    return str(path)
+
+
+def as_jsonl_folder(path: Path) -> str:
+    path.mkdir()
+    (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(path)
+
+
+def as_saved(path: Path) -> str:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(path))
+    return str(path)
+
+
+def as_saved_splits(path: Path) -> str:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict(train=rows, test=rows.select([0])).save_to_disk(str(path))
+    return str(path)
+
+
+def as_csv(path: Path) -> str:
+    lines = [f"{row['question']},{row['solution']},{row['hint'] or ''}" for row in ROWS]
+    path = path.with_suffix(".csv")
+    path.write_text("\n".join(["question,solution,hint", *lines]))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda path: as_parquet(path.with_suffix(".parquet")),
+        as_jsonl_folder,
+        as_saved,
+        as_saved_splits,
+        as_csv,
+    ],
+    ids=["parquet", "folder", "saved", "splits", "csv"],
+)
+def test_a_table_s_rows_are_rows_and_its_other_columns_nobody_s(
+    tmp_path: Path, made: Callable[[Path], str]
+) -> None:
+    path = made(tmp_path / "rows")
+    data = load_data(path, rename=RENAME)
+    assert [(task.prompt, task.answer, task.hint) for task in data.tasks] == [
+        ("1+1=", "2", None),
+        ("2+2=", "4", "count"),
+        ("3+3=", "6", None),
+    ]
+    assert data.tasks[1].reward("4") == 1.0
+    assert data.tasks[1].where.endswith(":row 2")
+    assert len(load_data(path, 2, rename=RENAME).tasks) == 2
+    with pytest.raises(DataError, match="there is no column 'text'; there are question, solution"):
+        load_data(path, rename=("text:prompt",))
+    seen = glance(path, rename=RENAME)
+    assert not seen.problems
+    assert seen.tasks in (3, 0)  # what only datasets reads is not looked into
+
+
+def test_a_bad_row_of_a_table_is_named_by_number_and_field(tmp_path: Path) -> None:
+    path = as_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError) as caught:
+        load_data(path, rename=("question:prompt", "source:answer"))
+    assert caught.value.problems == (
+        "rows.parquet:row 1: answer: expected `str | null`, got `object`",
+        "rows.parquet:row 2: answer: missing; a row needs 'answer', 'reward' or a pair",
+        "rows.parquet:row 3: answer: expected `str | null`, got `object`",
+    )
+    seen = glance(path, 2, rename=("question:prompt", "source:answer"))
+    assert (seen.rows, seen.is_whole, seen.unit) == (2, True, "row")
+    assert seen.problems[0][0] == 1
+
+
+def test_a_table_s_reward_may_be_json_and_its_answer_a_number(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [
+        {"prompt": "a", "answer": 7, "reward": '{"kind": "number"}'},
+        {"prompt": "b", "answer": 8, "reward": None},
+        {"prompt": "c", "answer": 9, "reward": "{"},
+    ]
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet"
+    )
+    with pytest.raises(DataError, match=r"rows.parquet:row 3: reward: not JSON"):
+        load_data(str(tmp_path / "rows.parquet"))
+    data = load_data(str(tmp_path / "rows.parquet"), 2)
+    assert [task.reward("it is 7.0") for task in data.tasks] == [1.0, 0.0]
+
+
+def test_of_a_parquet_file_only_what_is_wanted_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    as_parquet(path)
+    data = bytearray(path.read_bytes())
+    data[4:60] = bytes(56)  # the first row group's first column
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"data.path: cannot read .*rows.parquet: "):
+        load_data(str(path), rename=RENAME)
+    path.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"data.path: cannot read .*rows.parquet: "):
+        glance(str(path))
+    path.unlink()
+    with pytest.raises(DataError, match=r"rows.parquet: No such file or directory"):
+        glance(str(path))
+
+
+def test_what_is_no_data_set_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder without a data set"):
+        load_data(str(tmp_path))
+    saved = as_saved_splits(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"data.split: .* has no 'dev'; it has train, test"):
+        load_data(saved, split="dev", rename=RENAME)
+    folder = as_jsonl_folder(tmp_path / "folder")
+    configurations = [{"config_name": name, "data_files": "*.jsonl"} for name in ("main", "other")]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "README.md").write_text(
+        f"---\nconfigs: {json.dumps(configurations)}\n---\n"
+    )
+    (tmp_path / "two" / "rows.jsonl").write_text('{"prompt":"1","answer":"1"}')
+    with pytest.raises(DataError, match=r"data.split: .*main.*other") as caught:
+        load_data(str(tmp_path / "two"))
+    assert "configuration/split" in caught.value.hint
+    assert len(load_data(str(tmp_path / "two"), split="main/train").tasks) == 1
+    with pytest.raises(DataError, match=r"data.split: .* has no 'dev'"):
+        load_data(folder, split="dev", rename=RENAME)
+    with pytest.raises(DataError, match=r"nobody/nothing is neither .* cache of datasets"):
+        load_data("nobody/nothing")
+
+
+# In a process of its own: the Hub's client reads its environment as it is imported.
+ASK = """
+import json, os, sys
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+from composer_engine.data import load_data
+from composer_engine.failures import DataError
+told, asks = [], (("owner/rows", 1), ("owner/rows", 0), ("owner/none", 1))
+for path, is_heard in asks:
+    try:
+        data = load_data(path, report=told.append if is_heard else None)
+        told.append([task.where for task in data.tasks])
+    except DataError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_a_hub_s_data_set_is_fetched_once(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text('{"prompt":"1+1=","answer":"2","page":3}\n' * 2)
+    with serving({"owner/rows": folder}) as hub:
+        environ = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        environ |= {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "hf_only_for_it"}
+        done = subprocess.run(
+            [sys.executable, "-c", ASK], capture_output=True, text=True, env=environ, check=True
+        )
+        fetched = [line for line in hub.asked if line.endswith("/train.jsonl")]
+    where = ["owner/rows:row 1", "owner/rows:row 2"]
+    assert json.loads(done.stdout) == [
+        "data owner/rows: asking the Hub",
+        "data owner/rows: 2 rows of train",
+        where,
+        where,
+        "data owner/none: asking the Hub",
+        "data.path: the Hub shows no data set owner/none",
+    ]
+    assert [line.split()[0] for line in fetched] == ["HEAD", "GET"]
+    assert "Bearer hf_only_for_it" in hub.tokens
+    assert done.stderr == ""
+
+
+def test_a_line_s_fields_may_have_other_names_but_no_unknown_ones(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question":"a","prompt":"b","answer":"1","page":3}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:1: page: there is no such field"):
+        load_data(str(rows), rename=("question:prompt",))
+    data = load_data(str(rows), rename=("question:prompt", "page:_page"))
+    assert data.tasks[0].prompt == "a"
+    with pytest.raises(DataError, match=r"data.rename: a row has no 'promt'; it has prompt, "):
+        load_data(str(rows), rename=("question:promt",))
+
+
+def test_the_default_reward_judges_rows_that_name_none(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        '{"prompt":"a","answer":"7"}\n'
+        '{"prompt":"b","answer":"7","reward":{"kind":"exact"}}\n'
+        '{"prompt":"c","chosen":"x","rejected":"y"}\n'
+    )
+    data = load_data(str(rows), reward="number")
+    assert [task.reward("it is 7") for task in data.tasks] == [1.0, 0.0]
+    assert len(load_data(str(rows), reward='{"kind":"regex","pattern":"7"}').tasks) == 3
+    rows.write_text('{"prompt":"a","answer":"seven"}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:1: data.reward: reward 'number' needs"):
+        load_data(str(rows), reward="number")
+    with pytest.raises(DataError, match=r"data.reward: kind: invalid value 'luck'"):
+        glance(str(rows), reward="luck")
+
+
+def test_a_default_reward_that_cannot_judge_is_one_line_and_not_one_a_row(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt":"a","answer":"7"}\n' * 3)
+    missing = f'{{"kind":"python","function":"{tmp_path}/none.py:judge"}}'
+    for look in (load_data, glance):
+        with pytest.raises(
+            DataError, match=r"^data.reward: reward 'python': cannot read "
+        ) as caught:
+            look(str(rows), reward=missing)
+        assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "spec", ['{"kind":"python","function":"os:system"}', '{"kind":"code","sandbox":false}']
+)
+def test_rows_do_not_choose_what_runs_here(tmp_path: Path, spec: str) -> None:
+    rows = f'{{"prompt":"a","answer":"assert True","reward":{spec}}}'
+    assert complaint(tmp_path, rows).endswith("rows do not choose what runs here")
 
 
 # ---------------------------------------------------------------- rewards

@@ -22,6 +22,7 @@ from composer_engine.emitter import Emitter
 from composer_engine.failures import SetupError
 from composer_engine.model import load_model
 from composer_engine.protocol import (
+    CHANNELS,
     CheckpointSaved,
     Device,
     RunFinished,
@@ -39,6 +40,10 @@ from tests.engine.engine_process import read_events, wait_until
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.engine.warm"])
 STEPS = 4
+COMPARED = frozenset(
+    {"sdpo_active_tokens", "replay_margin", "num_tokens", "frac_reward_zero_std", "entropy"}
+    | {f"{kind}_{name}" for kind in ("grad_share", "grad_norm") for name in CHANNELS}
+)
 
 
 class Scripted(ComposerTrainer):
@@ -137,8 +142,20 @@ def weights(folder: Path, rank: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "settings",
-    [(), ("optimizer.micro_batches=2", "hints.success_reward=2", "loss.sdpo_weight=1")],
-    ids=["one batch", "two micro batches, all taught"],
+    [
+        ("loss.channel_backward=summed",),
+        (
+            "loss.channel_backward=per_channel",
+            "optimizer.micro_batches=2",
+            "hints.success_reward=2",
+            "loss.sdpo_weight=1",
+            "loss.teacher=ema",
+            "loss.teacher_ema_rate=0.5",
+            "rollout.updates_per_rollout=2",
+            "report.channel_norms_every_steps=2",
+        ),
+    ],
+    ids=["one batch, one backward", "micro batches, all taught by an average, each rollout twice"],
 )
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, settings: tuple[str, ...]) -> None:
     alone = train_together(tmp_path / "one", 1, *settings)
@@ -152,8 +169,9 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, settings: tuple[str
         assert two.channels.sdpo == pytest.approx(one.channels.sdpo, rel=1e-4)
         assert two.channels.replay == pytest.approx(one.channels.replay, rel=1e-4)
         assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-3)
-        for name in ("sdpo_active_tokens", "replay_margin", "num_tokens", "frac_reward_zero_std"):
-            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-3, abs=1e-5)
+        assert two.metrics.keys() == one.metrics.keys()
+        for name in {*one.metrics} & COMPARED:
+            assert two.metrics[name] == pytest.approx(one.metrics[name], rel=1e-3, abs=1e-5), name
         if one.step > 1:  # before, all margins are zero, and their signs are rounding
             assert two.metrics["replay_accuracy"] == one.metrics["replay_accuracy"]
     first, second = weights(tmp_path / "two", 0), weights(tmp_path / "two", 1)

@@ -256,6 +256,33 @@ def test_a_reader_that_goes_away_does_not_end_a_run_that_has_a_folder(tmp_path: 
     assert isinstance(last, RunFailed)
 
 
+def starved() -> None:
+    """The third step asks for more memory than any machine has."""
+    from composer_engine import trainer
+
+    honest: Any = trainer.ComposerTrainer._compute_loss
+
+    def greedy(self: Any, model: Any, inputs: Any) -> torch.Tensor:
+        if self.state.global_step == 2:
+            torch.empty(1 << 52)
+        loss: torch.Tensor = honest(self, model, inputs)
+        return loss
+
+    trainer.ComposerTrainer._compute_loss = greedy  # type: ignore[method-assign]  # inside a real engine
+
+
+def test_a_run_that_is_out_of_memory_names_the_next_thing_to_turn_on(start: Start) -> None:
+    engine = start("model.gradient_checkpointing=true", before=starved)
+    assert engine.wait() == 1
+    last = ending(engine)
+    assert isinstance(last, RunFailed)
+    assert last.kind == "oom"
+    assert last.message.startswith("out of memory: ")
+    assert last.hint.startswith("set optimizer.micro_batches = 2, predicted peak ")
+    assert "torch.empty(1 << 52)" in last.detail
+    assert [step.step for step in engine.steps()] == [1, 2]
+
+
 # ---------------------------------------------------------------- not finite
 
 
@@ -380,40 +407,6 @@ def test_without_a_run_folder_nothing_is_left_behind(start: Start, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(
-    start: Start, tmp_path: Path
-) -> None:
-    engine = start("optimizer.steps=6", "checkpoint.every_steps=3", before=full_disk)
-    assert engine.wait() == 0
-    assert isinstance(ending(engine), RunFinished)
-    events = engine.events()
-    assert [event.step for event in saved(events)] == [6]
-    (alert,) = [event for event in events if isinstance(event, AlertRaised)]
-    assert alert.level == "error"
-    assert alert.step == 3
-    assert "File too large" in alert.message
-    names = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
-    assert names == {"step-6"}
-
-
-def full_disk() -> None:
-    """Lets no file grow over 64 KiB while the first checkpoint is written."""
-    import resource
-
-    import composer_engine.checkpoint as module
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    save = module.Checkpoints.save
-
-    def limited(self: module.Checkpoints, step: int, write: Any, **more: bool) -> None:
-        limit = 65_536 if step == 3 else resource.RLIM_INFINITY
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        save(self, step, write, **more)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-
-    module.Checkpoints.save = limited  # type: ignore[method-assign]  # a disk that fills up, inside a real engine
-
-
 # ---------------------------------------------------------------- refused before it begins
 
 
@@ -460,6 +453,12 @@ def test_a_prompt_longer_than_the_model_reads_is_refused_by_line(
     rows = [f'{{"prompt":"{"1" * (600 if n == 2 else 5)}","answer":"y"}}' for n in range(4)]
     data.write_text("\n".join(rows), "utf-8")
     refused(start(f"data.path={data}"), "long.jsonl:3: prompt: 600 tokens")
+
+
+def test_a_torn_checkpoint_is_refused_in_one_line(start: Start, tmp_path: Path) -> None:
+    torn = tmp_path / "run/checkpoints/step-9"
+    torn.mkdir(parents=True)
+    refused(start(resume="checkpoints/step-9"), "--resume checkpoints/step-9", "complete.json")
 
 
 def test_a_run_folder_that_cannot_be_written_is_refused(start: Start, tmp_path: Path) -> None:

@@ -161,6 +161,12 @@ def test_gpus_that_cannot_share_a_step_are_refused_before_anything_is_asked() ->
         build(CloudSpec(run_id="r", config=config))
 
 
+def test_a_sampler_that_no_container_has_is_refused_before_anything_is_asked() -> None:
+    config = load("smoke", settings=("model.device=auto", "rollout.backend=vllm"))
+    with pytest.raises(SetupError, match="the container has no vllm"):
+        build(CloudSpec(run_id="r", config=config))
+
+
 def test_one_gpu_several_and_none() -> None:
     assert gpu_request(()) is None
     assert gpu_request(("H100:2",)) == "H100:2"
@@ -184,6 +190,13 @@ def test_the_container_gets_the_pins_of_this_distribution() -> None:
     ]
 
 
+def test_a_container_gets_the_packages_of_its_sinks_and_no_others() -> None:
+    plain = {Requirement(text).name for text in engine_requirements()}
+    with_two = {Requirement(text).name for text in engine_requirements(("tensorboard", "wandb"))}
+    assert with_two - plain == {"tensorboard", "wandb"}
+    assert "trackio" not in plain
+
+
 def test_everything_that_the_engine_imports_is_installed_in_its_container() -> None:
     """By name: what is imported anywhere in the package, against the list of packages."""
     package = Path(__file__).parents[2] / "engine" / "composer_engine"
@@ -196,6 +209,7 @@ def test_everything_that_the_engine_imports_is_installed_in_its_container() -> N
                 imported.add(node.module.partition(".")[0])
     ours = {"composer_engine", "modal", "packaging"}  # modal is there; packaging stays here
     names = {"yaml": "pyyaml", "pynvml": "nvidia-ml-py", "tomli_w": "tomli-w"}
+    names["huggingface_hub"] = "huggingface-hub"
     foreign = {names.get(n, n) for n in imported - set(sys.stdlib_module_names) - ours}
     assert foreign <= {Requirement(text).name for text in engine_requirements()}
 

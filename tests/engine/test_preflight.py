@@ -97,7 +97,7 @@ def test_more_rows_than_are_looked_at_are_left_to_the_loader(tmp_path: Path) -> 
 def test_paths_that_are_no_file_and_no_folder_are_refused_together(tmp_path: Path) -> None:
     config = load("smoke", settings=(f"data.path={tmp_path}", f"model.path={tmp_path / 'm'}"))
     data, model = said(config)
-    assert data == f"data.path: {tmp_path} is not a file"
+    assert data.startswith(f"data.path: {tmp_path} is a folder without a data set; ")
     assert model.startswith(f"model.path: {tmp_path / 'm'} is not a folder; ")
 
 

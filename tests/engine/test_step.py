@@ -7,25 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import TrainerCallback
 
-from composer_engine import channels
-from composer_engine import trainer as trainer_module
-from composer_engine.channels import DpoTerms
+from composer_engine import heads
+from composer_engine.channels import PairTerms, preference
 from composer_engine.checkpoint import Checkpoints
-from composer_engine.collate import (
-    ReplaySchedule,
-    Scored,
-    collate,
-    fill,
-    hint_contexts,
-    student_rows,
-)
-from composer_engine.config import HintConfig, RunConfig, load
+from composer_engine.config import RunConfig, load
 from composer_engine.contract import EVENTS_FILE
-from composer_engine.data import Data, Task, load_data
+from composer_engine.data import Data, load_data
 from composer_engine.emitter import Emitter
 from composer_engine.failures import NonFiniteError
 from composer_engine.model import load_model
@@ -36,63 +25,11 @@ from composer_engine.safety import NonFiniteGuard, StopRequest
 from composer_engine.trainer import ComposerTrainer
 from tests.engine.engine_process import read_events
 
-CPU = torch.device("cpu")
-HINTS = HintConfig(feedback_template="{prompt}|{hint}", sibling_template="{prompt}?{solution}")
-
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     """So little work is slower on two, and much slower on two that others use."""
     torch.set_num_threads(1)
-
-
-# ---------------------------------------------------------------- the plan
-
-
-def task(prompt: str, hint: str | None = None) -> Task:
-    return Task(prompt, lambda _: 0.0, hint, "rows:1")
-
-
-def test_only_failed_rollouts_are_taught_by_their_own_hint_or_a_sibling() -> None:
-    tasks = [task("a", "h")] * 2 + [task("b")] * 2 + [task("c")] * 2
-    completions = ["no", "yes", "bad", "good", "bad", "worse"]
-    rewards = [0.0, 1.0, 0.5, 1.0, 0.0, 0.0]
-    contexts = hint_contexts(tasks, completions, rewards, 2, HINTS)
-    assert contexts == ["a|h", None, "b?good", None, None, None]
-
-
-def test_a_success_in_another_group_is_no_sibling() -> None:
-    tasks = [task("same")] * 4
-    contexts = hint_contexts(tasks, ["x", "x", "y", "y"], [0.0, 0.0, 1.0, 1.0], 2, HINTS)
-    assert contexts == [None, None, None, None]
-
-
-def test_braces_in_a_prompt_or_a_hint_are_left_alone() -> None:
-    filled = fill("{prompt} {hint} {other}", {"prompt": "{hint}", "hint": "{prompt} {0}"})
-    assert filled == "{hint} {prompt} {0} {other}"
-
-
-def test_a_batch_scores_the_tokens_after_its_start() -> None:
-    batch = collate([Scored((5, 6, 7, 8), 2), Scored((9, 4), 1)], 0, CPU)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [9, 4, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch.rows.tolist() == [1, 2, 4]  # the row before each scored token
-    assert batch.targets.tolist() == [7, 8, 4]
-    assert batch.sequence.tolist() == [0, 0, 1]
-
-
-def test_student_rows_line_up_with_the_teachers_tokens() -> None:
-    # Two completions after prompts padded to 3; five tokens wide; only the second is taught.
-    assert student_rows([None, Scored((1, 2, 7, 8), 2)], 3, 5, CPU).tolist() == [7, 8]
-
-
-@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 5))
-def test_every_pair_is_replayed_once_an_epoch(pairs: int, per_step: int, seed: int) -> None:
-    schedule = ReplaySchedule(pairs, per_step, seed)
-    drawn = [i for step in range(2 * pairs) for i in schedule.at(step)]
-    for epoch in range(len(drawn) // pairs):
-        assert sorted(drawn[epoch * pairs : (epoch + 1) * pairs]) == [*range(pairs)]
-    assert schedule.at(7) == ReplaySchedule(pairs, per_step, seed).at(7)
 
 
 # ---------------------------------------------------------------- the numbers
@@ -104,7 +41,7 @@ def record(**shares: list[float]) -> StepRecord:
     )
     for channel, values in shares.items():
         for value in values:
-            made.add(channel, torch.tensor(value))
+            made.note({channel: torch.tensor(value)}, {}, {})
     return made
 
 
@@ -209,15 +146,16 @@ def trained(folder: Path, *settings: str, watch: TrainerCallback | None = None) 
 @pytest.fixture
 def bad_steps(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Calls of the DPO loss, counted from 1, that come out as NaN."""
-    calls, bad, honest = 0, set[int](), channels.dpo
+    calls, bad, honest = 0, set[int](), preference
 
-    def sometimes(logps: torch.Tensor, reference: torch.Tensor, beta: float) -> DpoTerms:
+    def sometimes(logps: torch.Tensor, reference: torch.Tensor, beta: float) -> PairTerms:
         nonlocal calls
         calls += 1
-        losses, margins = honest(logps, reference, beta)
-        return DpoTerms(losses * math.nan if calls in bad else losses, margins)
+        terms = honest(logps, reference, beta)
+        factor = math.nan if calls in bad else 1
+        return terms._replace(losses=terms.losses * factor, slopes=terms.slopes * factor)
 
-    monkeypatch.setattr(trainer_module, "dpo", sometimes)
+    monkeypatch.setattr(heads, "preference", sometimes)
     return bad
 
 

@@ -15,13 +15,21 @@ import msgspec
 import psutil
 import pytest
 
-from composer_engine.config import LocalConfig, RunConfig
+from composer_engine.config import ConfigError, LocalConfig, RunConfig
 from composer_engine.contract import HEARTBEAT_VARIABLE
 from composer_engine.protocol import Event, RunFailed, RunFinished, Unrecognized, decode, violations
+from composer_engine.seal import Identity, Seal, write_seal
 from composer_tui.runners import last_word, local
 from composer_tui.runners.attach import attach
-from composer_tui.runners.local import EngineMissing, LaunchFailed, LocalRun, LocalRunner
+from composer_tui.runners.local import (
+    CannotResume,
+    EngineMissing,
+    LaunchFailed,
+    LocalRun,
+    LocalRunner,
+)
 from composer_tui.runners.processes import RUN_ID_VARIABLE, is_alive, process_ref
+from composer_tui.runners.resuming import resumable
 from composer_tui.runs.folder import ProcessRef, RunFolder
 from composer_tui.runs.store import RunStore
 
@@ -477,6 +485,91 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(
 def test_the_kernels_count_of_killed_processes_is_read_where_there_is_one() -> None:
     kills = last_word.oom_kills()
     assert kills is None or kills >= 0
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "count"),
+    [
+        ("0::/a/b", {"cgroup/a/b/memory.events": "low 0\noom 9\noom_kill 3\n"}, 3),
+        ("4:memory:/a", {"cgroup/memory/a/memory.oom_control": "under_oom 0\noom_kill 4\n"}, 4),
+        ("4:memory:/of/the/host", {"cgroup/memory/memory.oom_control": "oom_kill 5\n"}, 5),
+        ("0::/", {"proc/vmstat": "nr_free 1\noom_kill 6\n"}, 6),
+        ("0::/", {"cgroup/memory.events": "oom_kill 7\n", "proc/vmstat": "oom_kill 6\n"}, 7),
+        ("0::/", {"proc/vmstat": "nr_free 1\n"}, None),
+    ],
+)
+def test_the_count_is_the_groups_own_or_else_the_machines(
+    tmp_path: Path, cgroup: str, files: dict[str, str], count: int | None
+) -> None:
+    for name, text in {"proc/self/cgroup": f"1:cpu:/x\n{cgroup}\n", **files}.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert last_word.oom_kills(tmp_path / "proc", tmp_path / "cgroup") == count
+
+
+# ---------------------------------------------------------------- the next attempt
+
+
+def checkpointed(run: LocalRun, step: int) -> None:
+    """As if the stand-in had saved there."""
+    folder = run.folder.path / f"checkpoints/step-{step}"
+    folder.mkdir(parents=True)
+    config = msgspec.to_builtins(run.folder.read_record().config)
+    seal = Seal(
+        step=step,
+        attempt=1,
+        saved_at=0.0,
+        resumable=True,
+        files={},
+        identity=Identity(config=config),
+    )
+    write_seal(folder, seal)
+
+
+def test_a_run_goes_on_in_its_folder_under_its_own_launcher(runner: LocalRunner) -> None:
+    run = start(runner, "well")
+    with pytest.raises(CannotResume, match="is still alive"):
+        resumable(run.folder)
+    before = run.pid
+    run.stop("graceful")
+    watched = LocalRun(run.folder)
+    assert watched.settle()
+    run.folder.stop_path.touch()  # left over: it must not end the next attempt
+    with pytest.raises(CannotResume, match="nothing to resume"):
+        resumable(run.folder)
+    checkpointed(run, 2)
+    config = resumable(run.folder, ["optimizer.steps=9"])
+    again = runner.resume(run.folder, config)
+    assert again.alive()
+    assert again.pid not in (None, before)
+    assert LocalRun(run.folder).alive()  # another program sees the new engine from the first moment
+    assert not watched.settle()  # also one that had seen the end of the one before
+    with pytest.raises(CannotResume, match="is still alive"):
+        runner.resume(run.folder, config)
+    assert psutil.Process(again.pid).cmdline()[-2:] == ["--resume", "auto"]
+    assert not run.folder.stop_path.exists()
+    assert run.folder.read_record().config.optimizer.steps == 9
+    assert again.stop("now").ended
+
+
+def test_a_run_that_cannot_go_on_says_why(runner: LocalRunner) -> None:
+    run = start(runner, "finishes")
+    wait_for(run.settle)
+    checkpointed(run, 2)
+    with pytest.raises(CannotResume, match="finished already, at step 3"):
+        resumable(run.folder, ["optimizer.steps=3"])
+    with pytest.raises(ConfigError, match=r"optimizer\.seed: is 5, and checkpoints/step-2"):
+        resumable(run.folder, ["optimizer.seed=5"])
+    (run.folder.path / "checkpoints/step-2/complete.json").unlink()
+    with pytest.raises(CannotResume, match="passed over checkpoints/step-2"):
+        resumable(run.folder)
+    for change, word in (({"target": "modal"}, "modal"), ({"host": "mars"}, "mars")):
+        record = msgspec.structs.replace(run.folder.read_record(), **change)
+        run.folder.write_record(record)
+        with pytest.raises(CannotResume, match=word):
+            resumable(run.folder)
+        run.folder.write_record(msgspec.structs.replace(record, target="local"))
 
 
 def test_a_zombie_is_not_alive() -> None:

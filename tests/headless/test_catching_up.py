@@ -14,7 +14,7 @@ from composer_engine.protocol import RunFailed, RunFinished, StepCompleted
 from composer_tui.cloud.ledger import CloudRef, read_ref, write_ref
 from composer_tui.cloud.notebook import Notebook, only_follower
 from composer_tui.headless.catching_up import catch_up, standing_of
-from composer_tui.headless.listing import print_runs
+from composer_tui.headless.listing import print_run, print_runs
 from composer_tui.headless.notes import Closing
 from composer_tui.headless.watch import tell_to_end, watch_once
 from composer_tui.runners.cloud import CloudRun
@@ -24,7 +24,7 @@ from composer_tui.runs.state import RunState, advance
 from composer_tui.runs.store import RunStore
 from tests.cloud.runs_fixtures import events, modal_plane, small_config, store, talking_run
 from tests.rehearsal.rehearsal import Rehearsal, wait_until
-from tests.runs import numbered, started
+from tests.runs import lines, numbered, started, step
 
 __all__ = ["modal_plane", "store"]
 
@@ -54,6 +54,17 @@ def test_a_run_that_nobody_follows_is_brought_up_to_date(
     assert standing.as_of >= began
     assert standing.words(time.time()) == ""
     assert sum(isinstance(event, StepCompleted) for event in events(folder)) > 3
+
+
+def test_show_notices_that_the_engine_of_a_run_here_is_gone(
+    store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store.create(small_config(), "local", time.time() - 3600)
+    folder.events_path.write_bytes(lines(numbered([started(), step(1)])))
+    gone = {"pid": os.getpid(), "start_time": 1.0, "pgid": os.getpgid(0)}  # the number is another's
+    folder.process_path.write_bytes(msgspec.json.encode(gone))
+    print_run(folder, as_json=True)
+    assert json.loads(capsys.readouterr().out)["life"] == "failed"
 
 
 def test_a_refused_connection_is_known_at_once_and_the_age_is_told(

@@ -276,7 +276,20 @@ def test_ctrl_c_saves_a_checkpoint_and_ends_the_run_early(tmp_path: Path) -> Non
     assert events[-1].stopped_early
     assert follower.returncode == 0
     assert b"Ctrl-C again stops at once" in said
+    stopped = events[-1].steps
     assert any(tmp_path.glob("*/checkpoints/*"))
+    wanted = ["--set", f"optimizer.steps={stopped + 2}"]
+    resumed = call("resume", "last", "--json", *wanted, runs=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    (path,) = tmp_path.glob("*/events.jsonl")
+    assert path.read_bytes() == b"".join(lines) + rest + resumed.stdout
+    more = events_of(resumed.stdout)
+    assert violations([*events, *more]) == []
+    assert [e.step for e in more if isinstance(e, StepCompleted)] == [stopped + 1, stopped + 2]
+    again = call("resume", "last", runs=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.count(b"\n") == 1
+    assert b"finished already" in again.stderr
 
 
 def test_a_detached_run_goes_on_without_us_and_a_killed_one_ends_failed(tmp_path: Path) -> None:

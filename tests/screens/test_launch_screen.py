@@ -103,6 +103,16 @@ async def test_fields_that_contradict_each_other_say_so_at_the_field_to_change(
         await stage.until_shown("must divide the 32 completions")
 
 
+async def test_the_field_in_focus_is_explained_with_its_unit_range_and_default(
+    opened: Opening,
+) -> None:
+    async with opened() as stage:
+        await stage.until_shown("ready to launch")
+        field(stage, "rollout.max_completion_tokens").control.focus()
+        await stage.until_shown("a longer completion is cut", "tokens, 1 to 1e+09")
+        await stage.until_shown("preset 3 (default 256)")
+
+
 async def test_letters_and_digits_typed_into_a_field_are_text(opened: Opening) -> None:
     async with opened() as stage:
         await stage.until_shown("ready to launch")

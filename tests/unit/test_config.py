@@ -16,11 +16,13 @@ from composer_engine.config import (
     field_text,
     get_field,
     load,
+    looks_like_hub_id,
     parse_field,
     preset_names,
     to_toml,
 )
 from composer_engine.config_file import ConfigSyntaxError, Value, read_table
+from composer_engine.rules import pointless
 
 
 def complaint(preset: str | None = None, file: Path | None = None, *settings: str) -> str:
@@ -61,11 +63,27 @@ def test_the_three_weights_are_three_names_with_their_documented_defaults() -> N
         ("optimizer.learning_rate=nan", "expected a number"),
         ("optimizer.learning_rate=inf", "expected a number"),
         ("loss.sdpo_weight=inf", "expected a number"),
-        ("model.dtype=fp8", "expected one of float32, bfloat16, not 'fp8'"),
+        ("model.dtype=fp8", "expected one of float32, bfloat16, float16, not 'fp8'"),
         ("name=../../etc", "letters, digits"),
         ("hints.feedback_template=nothing", "must hold {prompt} and {hint}"),
         ("optimizer.micro_batches=5", "must divide the 32 completions"),
         ("optimizer.warmup_steps=151", "more than the run's 150 steps"),
+        ("report.samples_per_report=33", "more than the 32 completions"),
+        ("loss.top_k_tail=true", "there is no tail without loss.top_k"),
+        ("hints.sources=", "is empty, so nobody can teach"),
+        ("hints.sources=siblng", "expected any of feedback, sibling, reference, not 'siblng'"),
+        ("hints.sources=siblng", "did you mean sibling?"),
+        ("hints.sources=sibling,sibling", "names sibling twice"),
+        ("hints.reference_template={prompt}", "must hold {answer}"),
+        ("report.sinks=wandb,wandb", "names wandb twice"),
+        ("model.revision=main", "only a hub id (owner/name) has one, and builtin is none"),
+        ("model.lora_dora=true", "set model.lora_rank, too"),
+        ("model.lora_rank=8", "too small for an adapter"),
+        ("model.dtype=float16", "float16 trains on CUDA only"),
+        ("rollout.backend=vllm", "vllm needs CUDA"),
+        ("data.rename=a:prompt,b:prompt", "makes two columns into prompt"),
+        ("data.rename=a:prompt,a:answer", "renames a twice"),
+        ("loss.teacher=liv", "expected one of live, frozen, ema, not 'liv'; did you mean live?"),
         ("optimizer.steps", "has no '='"),
         ("=3", "'=3' names no field"),
         ("modal=1", "is a section; its fields are gpu, "),
@@ -93,6 +111,47 @@ def test_no_gpu_can_be_asked_for_in_plain_words(words: str, tmp_path: Path) -> N
     assert load("smoke", None, [f"modal.gpu={words}"]).modal.gpu == ()
     assert load("smoke", file).modal.gpu == ()
     assert load("smoke", None, ["modal.gpu=L4, H100:2"]).modal.gpu == ("L4", "H100:2")
+
+
+@pytest.mark.parametrize("channel", ["sdpo", "replay"])
+def test_channels_alternate_only_where_there_are_both(channel: str) -> None:
+    said = complaint("smoke", None, "loss.alternate_channels=true", f"loss.{channel}_weight=0")
+    assert f"nothing to alternate with: loss.{channel}_weight is 0" in said
+
+
+def test_float16_weights_need_an_adapter_and_a_hub_id_may_have_a_revision() -> None:
+    float16 = ("model.path=owner/name", "model.device=cuda", "model.dtype=float16")
+    assert "cannot be trained themselves" in complaint("smoke", None, *float16)
+    config = load("smoke", settings=(*float16, "model.lora_rank=8", "model.revision=main"))
+    assert pointless(config) == []
+
+
+def test_what_has_no_effect_is_told_and_not_refused() -> None:
+    idle = ("loss.teacher_ema_rate=0.5", "loss.top_k_of=student", "loss.clip_epsilon=0.3")
+    said = pointless(load("smoke", settings=(*idle, "model.lora_alpha=8")))
+    assert [line.partition(" ")[0] for line in said] == [
+        "loss.teacher_ema_rate",
+        "loss.top_k_of",
+        "model.lora_alpha",
+        "loss.clip_epsilon",
+    ]
+    assert pointless(load("smoke")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("Qwen/Qwen2.5-0.5B", True),
+        ("data/tasks.jsonl", False),
+        ("./owner/name", False),
+        ("/owner/name", False),
+        ("~/name", False),
+        ("owner/name/more", False),
+        ("builtin", False),
+    ],
+)
+def test_a_hub_id_is_an_owner_and_a_name(path: str, is_one: bool) -> None:
+    assert looks_like_hub_id(path) is is_one
 
 
 @pytest.mark.parametrize("suffix", ["toml", "yaml"])
@@ -184,8 +243,21 @@ def test_whatever_is_typed_into_a_field_is_a_value_or_one_problem(path: str, tex
 def test_every_field_explains_itself_and_reads_back_its_own_default(path: str) -> None:
     field = FIELDS[path]
     assert field.description
+    assert field.source
+    assert field.range
+    is_number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
+    assert bool(field.unit) == is_number  # one without a unit says that it has none
     assert parse_field(path, field_text(field.default)) == field.default
     assert get_field(RunConfig(), path) == field.default
+
+
+def test_a_range_is_what_is_checked() -> None:
+    assert FIELDS["loss.jsd_beta"].range == "0 to 1"
+    assert FIELDS["loss.clip_epsilon"].range == "> 0 and < 1"
+    assert FIELDS["rollout.completions_per_prompt"].measure == "completions, >= 2"
+    assert FIELDS["loss.jsd_beta"].measure == "0 to 1"
+    assert FIELDS["model.dtype"].measure == ""
+    assert FIELDS["report.sinks"].range == "at most 3; each: tensorboard, wandb, trackio"
 
 
 def test_the_hash_follows_the_values_and_nothing_else() -> None:

@@ -32,6 +32,7 @@ def modules_after(statement: str) -> set[str]:
             "import composer_tui.headless.stopping, composer_tui.cli_cloud",
             (*HEAVY, "grpclib", "textual", "rich"),
         ),
+        ("import composer_tui.planning.memory", (*HEAVY, "textual", "yaml", "rich")),
         ("import composer_engine.protocol, composer_engine.config", (*HEAVY, "textual", "yaml")),
         ("import composer_engine.__main__", (*HEAVY, "textual", "composer_tui", "yaml")),
     ],

@@ -13,12 +13,13 @@ _TABLE = re.compile(r"(?<=<!-- fields -->\n).*?(?=<!-- /fields -->)", re.DOTALL)
 
 
 def table() -> str:
-    rows = ["| field | default | |", "|---|---|---|"]
+    rows = ["| field | default | | unit | range | source |", "|---|---|---|---|---|---|"]
     for field in FIELDS.values():
         text = field_text(field.default)
         default = f"`{text}`" if text else ""
-        choices = f" ({', '.join(field.choices)})" if field.choices else ""
-        rows.append(f"| `{field.path}` | {default} | {field.description}{choices} |")
+        limits = f"`{field.range}`" if "[" in field.range else field.range
+        cells = (f"`{field.path}`", default, field.description, field.unit, limits)
+        rows.append(f"| {' | '.join(cells)} | {field.source} |")
     return "\n".join(rows) + "\n"
 
 

@@ -125,6 +125,22 @@ def test_a_new_attempt_forgets_how_the_last_one_ended() -> None:
     assert again.last is not None
 
 
+def test_a_resumed_run_stands_where_its_checkpoint_was_and_not_at_the_steps_it_lost() -> None:
+    killed: list[Event] = [
+        started(),
+        step(1),
+        step(2),
+        step(3),
+        RunFailed(kind="killed", message="!"),
+    ]
+    resumed = msgspec.structs.replace(started(2), resumed_step=2)
+    stream = numbered([*killed, resumed, step(3), step(4)])
+    state = advance_all(RunState(), stream[:6])
+    assert (state.steps_done, state.progress) == (2, 2 / state.total_steps)
+    assert advance(state, stream[6]).steps_done == 3
+    assert advance_all(state, stream[6:]).steps_done == 4
+
+
 def test_a_run_that_was_stopped_is_not_finished() -> None:
     end = RunFinished(steps=1, stopped_early=True, reason="asked")
     state = advance_all(RunState(), numbered([started(), step(1), end]))

@@ -272,6 +272,56 @@ def run(
 
 @cli.command()
 @click.argument("run", metavar="RUN")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="SECTION.FIELD=VALUE",
+    help="A field that may change, such as optimizer.steps or model.gradient_checkpointing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the new events, and nothing else.")
+@click.option("--detach", is_flag=True, help="Print the run's id and leave it running.")
+@click.pass_context
+def resume(
+    context: click.Context, run: str, settings: tuple[str, ...], as_json: bool, detach: bool
+) -> int:
+    """Go on with a run of this machine that was stopped, failed or was killed.
+
+    In the same folder, from its newest whole checkpoint, as if it had never ended. A run on Modal
+    does so by itself. RUN is an id, the beginning of one, or 'last'.
+
+    Exit status: as of run; 2 also for a run that is alive, finished, or has no checkpoint.
+    """
+    from composer_engine.config import ConfigError
+    from composer_tui.headless.launch import launch
+    from composer_tui.runners.local import (
+        CannotResume,
+        EngineMissing,
+        LaunchFailed,
+        LocalRunner,
+    )
+    from composer_tui.runners.resuming import resumable
+    from composer_tui.runs.journal import read_end
+
+    _refuse_if_readonly(context)
+    folder = _find(context, run)
+    try:
+        config = resumable(folder, settings)
+        if detach and config.local.on_disconnect == "stop":
+            raise UsageProblem(
+                "--detach leaves the run, which local.on_disconnect = stop then ends"
+            )
+        since_seq = read_end(folder.events_path).next_seq
+        handle = LocalRunner(store_of(context)).resume(folder, config)
+    except ConfigError as error:
+        raise UsageProblem("; ".join(map(str, error.problems))) from None
+    except (CannotResume, EngineMissing, LaunchFailed) as problem:
+        raise UsageProblem(str(problem)) from None
+    return launch(handle, as_json=as_json, detach=detach, since_seq=since_seq)
+
+
+@cli.command()
+@click.argument("run", metavar="RUN")
 @click.option("--once", is_flag=True, help="Print where the run stands and leave.")
 @click.option("--json", "as_json", is_flag=True, help="Print events (with --once: one object).")
 @click.pass_context

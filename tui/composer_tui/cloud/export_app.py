@@ -60,7 +60,8 @@ def export_app(spec: CloudSpec, folder: Path) -> list[Path]:
     (folder / CONFIG_FILE).write_text(to_toml(config), "utf-8")
     remote = msgspec.structs.replace(spec, config=container_config(spec.config))
     (folder / SPEC_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(remote)))
-    (folder / "requirements.txt").write_text("\n".join(engine_requirements()) + "\n", "utf-8")
+    packages = engine_requirements(spec.config.report.sinks)
+    (folder / "requirements.txt").write_text("\n".join(packages) + "\n", "utf-8")
     (folder / "modal_app.py").write_text(_with_settings(settings), "utf-8")
     local = _template("train_local.py").replace('NAME = "run"', f"NAME = {_literal(_name(spec))}")
     (folder / "train_local.py").write_text(local, "utf-8")
@@ -69,7 +70,7 @@ def export_app(spec: CloudSpec, folder: Path) -> list[Path]:
 
 def _settings(spec: CloudSpec, inputs: tuple[Input, ...]) -> dict[str, Any]:
     modal = spec.config.modal
-    packages = engine_requirements()
+    packages = engine_requirements(spec.config.report.sinks)
     return {
         "NAME": _name(spec),
         "GPU": [*modal.gpu] if len(modal.gpu) > 1 else modal.gpu[0] if modal.gpu else None,
@@ -90,7 +91,11 @@ def _settings(spec: CloudSpec, inputs: tuple[Input, ...]) -> dict[str, Any]:
         "RUNS_MOUNT": RUNS_MOUNT,
         "CACHE_VOLUME": modal.cache_volume,
         "CACHE_MOUNT": CACHE_MOUNT,
-        "ENVIRON": {"HF_HOME": f"{CACHE_MOUNT}/huggingface", VERSION_VARIABLE: engine_version()},
+        "ENVIRON": {
+            "HF_HOME": f"{CACHE_MOUNT}/huggingface",
+            "COMPOSER_CACHE": f"{CACHE_MOUNT}/composer",
+            VERSION_VARIABLE: engine_version(),
+        },
         "INPUTS": [(_place(item, spec.config), item.remote) for item in inputs],
     }
 
@@ -138,7 +143,8 @@ def _copy_data(config: RunConfig, inputs: tuple[Input, ...], folder: Path) -> Ru
         if _is_data(item, config):
             place = folder / _place(item, config)
             place.parent.mkdir()
-            shutil.copyfile(item.local, place)
+            copy = shutil.copytree if item.local.is_dir() else shutil.copyfile
+            copy(item.local, place)
             data = msgspec.structs.replace(config.data, path=_place(item, config))
             config = msgspec.structs.replace(config, data=data)
         else:

@@ -16,15 +16,18 @@ ADVICE_SECONDS = 10.0  # so long a stop may take before a person is told what el
 OVER_SECONDS = 3.0  # so long the stop of a run that is over is waited for
 
 
-def launch(handle: RunHandle, *, as_json: bool, detach: bool) -> int:
-    """The exit status of a run followed to its end, or 0 at once for a detached one."""
+def launch(handle: RunHandle, *, as_json: bool, detach: bool, since_seq: int = 0) -> int:
+    """The exit status of a run followed to its end, or 0 at once for a detached one.
+
+    Told from ``since_seq`` on: where an attempt of a resumed run begins.
+    """
     run_id = handle.folder.run_id
     if detach:
         return _leave(handle)
     stopper = _Stopper(handle)
     previous = signal.signal(signal.SIGINT, stopper)
     try:
-        return tell_to_end(handle, as_json=as_json, heading=f"run {run_id}")
+        return tell_to_end(handle, as_json=as_json, heading=f"run {run_id}", since_seq=since_seq)
     except BrokenPipeError:
         _warn(f"nobody reads our output; the run goes on: composer-tui watch {run_id}")
         raise

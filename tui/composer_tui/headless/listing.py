@@ -142,6 +142,7 @@ def run_facts(folder: RunFolder) -> tuple[dict[str, Any], RunState]:
 
 def print_run(folder: RunFolder, *, as_json: bool) -> int:
     """One run, whole."""
+    attach(LocalRunner(RunStore(folder.path.parent)), folder).settle()  # its engine may be gone
     standing = standing_of(folder)
     facts, state = run_facts(folder)
     attempts = so_far(read_costs(folder), state)

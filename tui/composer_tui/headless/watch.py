@@ -32,8 +32,12 @@ def tell_to_end(
     as_json: bool,
     heading: str,
     wait: Callable[[float], None] = time.sleep,
+    since_seq: int = 0,
 ) -> int:
-    """Follow to the end. With ``as_json`` stdout gets the event lines as they are, only those."""
+    """Follow to the end. With ``as_json`` stdout gets the event lines as they are, only those.
+
+    Of what came before ``since_seq``, in earlier attempts, nothing is told.
+    """
     state, foreign = RunState(), 0
     with Narrator(quiet=as_json) as narrator:
         narrator.say(heading)
@@ -49,6 +53,9 @@ def tell_to_end(
                     )
                 ):
                     narrator.warn(f"composer-tui: {said}")
+                continue
+            if state.next_seq < since_seq:
+                state = advance(state, line.event)
                 continue
             if isinstance(line.event, Unrecognized) and line.event.seq is None:
                 foreign += 1  # torn by a kill, or nothing of the stream's at all

@@ -32,29 +32,39 @@ def last_word(death: Death, log: list[str]) -> RunFailed:
     return RunFailed(kind=kind, message=message, hint=hint, detail="\n".join(log))
 
 
-def oom_kills() -> int | None:
+def oom_kills(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """How many processes of our control group the kernel has killed for want of memory.
 
-    ``None`` where the kernel does not say, as at the root of a version 2 hierarchy.
+    Where the group has no count, as at the root of a version 2 hierarchy, it is the count of the
+    whole machine. ``None`` where the kernel does not say at all.
     """
     try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:
-        return None
-    for line in groups:
+        lines = []
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            counts = Path(f"/sys/fs/cgroup{path}/memory.events")
+            names = [f"{groups}{path}/memory.events"]
         elif "memory" in controllers.split(","):
-            counts = Path(f"/sys/fs/cgroup/memory{path}/memory.oom_control")
+            # In a container the path is often the host's, and the mount the container's own.
+            at = f"{groups}/memory"
+            names = [f"{at}{path}/memory.oom_control", f"{at}/memory.oom_control"]
         else:
             continue
-        try:
-            fields = dict(entry.split(maxsplit=1) for entry in counts.read_text().splitlines())
-            return int(fields["oom_kill"])
-        except (OSError, KeyError, ValueError):
-            continue
-    return None
+        for name in names:
+            if (count := _count(Path(name))) is not None:
+                return count
+    return _count(proc / "vmstat")
+
+
+def _count(path: Path) -> int | None:
+    """The ``oom_kill`` of a file of names and numbers."""
+    try:
+        fields = dict(entry.split(maxsplit=1) for entry in path.read_text().splitlines())
+        return int(fields["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def _verdict(death: Death, log: list[str]) -> tuple[FailureKind, str, str]:
@@ -105,12 +115,12 @@ def _of_signal(number: int, *, out_of_memory: bool) -> tuple[FailureKind, str, s
         return (
             "oom",
             "the kernel killed the engine, because this machine's memory was full",
-            "raise optimizer.micro_batches, or lower rollout.prompts_per_step",
+            f"raise optimizer.micro_batches, or lower rollout.prompts_per_step; {LOST}",
         )
     hint = LOST
     if number == signal.SIGKILL:
         hint = (
-            "somebody killed it, or the kernel's out-of-memory killer did, which this program "
-            f"cannot see here (dmesg can); {LOST}"
+            "the kernel's out-of-memory killer is the usual cause, though no count of its kills "
+            f"rose here (dmesg knows), or somebody killed it; {LOST}"
         )
     return "killed", f"the engine was killed by {name}", hint

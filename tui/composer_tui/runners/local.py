@@ -19,9 +19,10 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
-from composer_engine.config import RunConfig
+from composer_engine.config import RunConfig, config_hash, to_toml
 from composer_engine.contract import ENGINE_PACKAGES, HEARTBEAT_VARIABLE
 from composer_engine.protocol import RunFailed
+from composer_engine.resume import AUTO
 from composer_tui.runners.base import Ending, StopReport
 from composer_tui.runners.last_word import Death, last_word, oom_kills
 from composer_tui.runners.preflight import check_inputs
@@ -32,7 +33,14 @@ from composer_tui.runners.processes import (
     process_ref,
 )
 from composer_tui.runners.stopping import Stage, stop_processes
-from composer_tui.runs.folder import DamagedFolder, ProcessRef, RunFolder, RunRecord, this_host
+from composer_tui.runs.folder import (
+    DamagedFolder,
+    ProcessRef,
+    RunFolder,
+    RunRecord,
+    this_host,
+    write_whole,
+)
 from composer_tui.runs.journal import append, read_end
 from composer_tui.runs.log_end import read_log_end
 from composer_tui.runs.state import RunState
@@ -51,6 +59,10 @@ class EngineMissing(RuntimeError):  # noqa: N818  # says what is the matter
 
 class LaunchFailed(RuntimeError):  # noqa: N818  # says what happened
     """The system would not start the engine. The run's stream says so too."""
+
+
+class CannotResume(RuntimeError):  # noqa: N818  # says what happened
+    """A run that has no next attempt; the message is one line that says why."""
 
 
 class _Child(NamedTuple):
@@ -93,13 +105,50 @@ class LocalRunner:
         self._children[folder.path] = _Child(process, process_ref(process.pid), before)
         return self.attach(folder)
 
+    def resume(self, folder: RunFolder, config: RunConfig) -> "LocalRun":
+        """Launches the next attempt of a run that is over, from its newest checkpoint on.
+
+        ``config`` is what `composer_tui.runners.resuming.resumable` allowed; the run has it from
+        now on. Raises `EngineMissing`, `LaunchFailed`, `CannotResume` for a run that somebody
+        else has just resumed, or OSError.
+        """
+        if self.python == sys.executable:
+            require_engine()
+        with folder.lock() as ours:
+            if not ours or self.attach(folder).alive():
+                raise CannotResume(f"{folder.run_id} is still alive")
+            record = folder.read_record()
+            folder.write_record(
+                msgspec.structs.replace(
+                    record,
+                    config=config,
+                    config_hash=config_hash(config),
+                    launcher=process_ref(os.getpid()),
+                )
+            )
+            write_whole(folder.config_path, to_toml(config).encode())
+            for left in (folder.stop_path, folder.stopping_path):
+                left.unlink(missing_ok=True)  # what the attempt before was asked
+            before = oom_kills()
+            try:
+                process = self._spawn(folder, config, "--resume", AUTO)
+            except OSError as error:
+                message = f"the engine could not be started: {error.strerror}: {error.filename}"
+                raise LaunchFailed(message) from error
+            ref = process_ref(process.pid)
+            if ref is not None:
+                # The engine says the same in a second; until then it is not the one before.
+                write_whole(folder.process_path, msgspec.json.encode(ref))
+        self._children[folder.path] = _Child(process, ref, before)
+        return self.attach(folder)
+
     def attach(self, folder: RunFolder) -> "LocalRun":
         """A handle of any local run, whoever launched it."""
         return LocalRun(folder, self._children.get(folder.path))
 
-    def _spawn(self, folder: RunFolder, config: RunConfig) -> "subprocess.Popen[bytes]":
+    def _spawn(self, folder: RunFolder, config: RunConfig, *more: str) -> "subprocess.Popen[bytes]":
         argv = [self.python, "-m", "composer_engine", "--config", str(folder.config_path)]
-        argv += ["--run-dir", str(folder.path), "--run-id", folder.run_id]
+        argv += ["--run-dir", str(folder.path), "--run-id", folder.run_id, *more]
         env = {name: text for name, text in os.environ.items() if not _is_withheld(name)}
         env |= {RUN_ID_VARIABLE: folder.run_id, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         ours: int | None = None
@@ -141,6 +190,7 @@ class LocalRun:
         self._child = child
         self._record = _read_record(folder)
         self._settled = False
+        self._settled_engine = 0  # when that engine had said who it is: a later one is not settled
         self._dead_since: float | None = None  # monotonic seconds
 
     @property
@@ -174,11 +224,12 @@ class LocalRun:
         Never raises: a folder that cannot be read or written counts as over, without a last word,
         and each call tries again.
         """
-        if self._settled:
+        if self._settled and self._settled_engine == _changed_ns(self.folder.process_path):
             return True
         try:
             if self.alive():
                 return False
+            self._settled_engine = _changed_ns(self.folder.process_path)
             self._settled = read_end(self.folder.events_path).ended
             if not self._settled and not self._launcher_may_speak():
                 self._settled = self._write_last_word("")
@@ -212,6 +263,7 @@ class LocalRun:
             with contextlib.suppress(OSError):  # it has ended; `settle` writes what this could not
                 self.folder.stopping_path.unlink(missing_ok=True)
                 self._settled = self._write_last_word(sent.name if sent else "")
+                self._settled_engine = _changed_ns(self.folder.process_path)
         pids = tuple(sorted(process.pid for process in left))
         return StopReport(ended, how, time.monotonic() - begun, pids)
 
@@ -324,6 +376,14 @@ def require_engine() -> None:
             f"training needs packages that are not installed ({', '.join(missing)}): "
             'pip install "composer-tui[engine]"'
         )
+
+
+def _changed_ns(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 for one that is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _read_record(folder: RunFolder) -> RunRecord | None:

@@ -90,6 +90,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     attempt: int = 0
     total_steps: int = 0
+    resumed_step: int = 0  # of the checkpoint that this attempt went on from
     model: str = ""
     parameters: int = 0
     device: Device | None = None
@@ -135,12 +136,18 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return self.given_up + sum(stop - start for start, stop in self.holes)
 
     @property
+    def steps_done(self) -> int:
+        """Before an attempt's first step: where it goes on from; what came after is lost."""
+        if self.last is None or (self.first_step is None and self.attempt > 1):
+            return self.resumed_step
+        return self.last.step
+
+    @property
     def progress(self) -> float | None:
         """Steps done over steps asked for, 0..1; ``None`` before the run has started."""
         if self.total_steps <= 0:
             return None
-        done = self.last.step if self.last else 0
-        return min(1.0, max(0.0, done / self.total_steps))
+        return min(1.0, max(0.0, self.steps_done / self.total_steps))
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -160,7 +167,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         pace = self.seconds_per_step
         if self.ended or self.last is None or pace is None or self.total_steps <= 0:
             return None
-        left = max(0, self.total_steps - self.last.step)
+        left = max(0, self.total_steps - self.steps_done)
         waited = min(max(0.0, now - self.last.time), pace)
         return max(0.0, left * pace - waited)
 
@@ -254,6 +261,7 @@ def _apply_start(state: RunState, event: RunStarted, changes: dict[str, Any]) ->
         run_id=event.run_id,
         attempt=event.attempt,
         total_steps=event.total_steps,
+        resumed_step=event.resumed_step,
         model=event.model,
         parameters=event.parameters,
         device=event.device,

@@ -42,7 +42,8 @@ def log_lines(event: Event | Unrecognized) -> Iterable[LogLine]:
         case RunStarted():
             return _said(event, "info", started_words(event))
         case CheckpointSaved():
-            return _said(event, "info", f"saved {event.path} at step {event.step}")
+            best = ", the best so far" if event.best else ""
+            return _said(event, "info", f"saved {event.path} at step {event.step}{best}")
         case Evaluated():
             numbers = ", ".join(
                 f"{name} {'—' if value is None else format(value, '.4g')}"
@@ -70,9 +71,10 @@ def log_lines(event: Event | Unrecognized) -> Iterable[LogLine]:
 def started_words(event: RunStarted) -> str:
     """Which model, on what, for how long."""
     attempt = f", attempt {event.attempt}" if event.attempt > 1 else ""
+    resumed = f", after step {event.resumed_step}" if event.resumed_step else ""
     return (
         f"{event.model}, {event.parameters:,} parameters, on {event.device.name}; "
-        f"{event.total_steps} steps{attempt}"
+        f"{event.total_steps} steps{attempt}{resumed}"
     )
 
 

@@ -195,12 +195,15 @@ class LaunchScreen(BaseScreen):
             words = "A preset fills every field. Fields that differ from it are marked."
             pane.show(lambda width: wrapped(words, width, "dim"), "preset")
             return
-        preset = field_text(get_field(self._draft.base, path))
         field = FIELDS[path]
+        preset, default = field_text(get_field(self._draft.base, path)), field_text(field.default)
+        is_default = preset == default
+        beside = "the default" if is_default else f"default {default}"
         pane.show(
             lambda width: [
-                *wrapped(field.description or path, width),
-                (Span("preset ", "dim"), Span(preset)),
+                *wrapped(field.description, width),
+                *wrapped(field.measure, width, "dim"),
+                (Span("preset ", "dim"), Span(preset), Span(f" ({beside})", "dim")),
             ],
             path,
         )

@@ -23,7 +23,7 @@ def elapsed_seconds(state: RunState, now: float) -> float | None:
 
 def progress_row(state: RunState, now: float, width: int, glyphs: Glyphs) -> Row:
     """One row; the words that do not fit are left out, the bar takes what is left."""
-    done = state.last.step if state.last else 0
+    done = state.steps_done
     part = state.progress or 0.0
     words = [
         *([_pair("", state.guard_rail, "bad")] if state.guard_rail else []),
