@@ -8,7 +8,10 @@ fall back to the boundary before, would throw away work that was paid for.
 """
 
 import contextlib
+import errno
 import math
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,11 +32,20 @@ from composer_engine.seal import (
     Torn,
     file_sizes,
     read_seal,
+    sum_of,
     sync,
     write_seal,
 )
 
 _STAGING = ".saving"
+_LIMITS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is too large for a limit of this machine",
+}
+_SAFETENSORS_ERRNO = re.compile(r"\(os error (\d+)\)")
+# How torch's archive words a write that came out short; the errno is lost on the way.
+_TORCH_SHORT_WRITE = re.compile(r"inline_container|unexpected pos|PytorchStreamWriter")
 
 
 class Checkpoints:
@@ -43,6 +55,7 @@ class Checkpoints:
     reward was highest, counted from the checkpoint before it. ``standing`` is what the run
     remembers from before, and ``last_step`` the checkpoint that it went on from, 0 for none.
     ``staging`` is where the trainer writes; nothing there is ever a checkpoint to a reader.
+    ``unsaved`` says, when the last save failed, which step it was of and what there is instead.
     """
 
     def __init__(
@@ -61,6 +74,7 @@ class Checkpoints:
         self._folder = root / CHECKPOINTS_FOLDER
         self.staging = self._folder / _STAGING
         self.last_step = last_step
+        self.unsaved = ""
         self.standing = self._still_there(standing or Standing())
         self._rewards: list[float] = []  # one a step, since the checkpoint before
         # What a killed engine left half written.
@@ -96,7 +110,7 @@ class Checkpoints:
                 raise
             self._failed(step, error)
         else:
-            self.last_step, self.standing = step, standing
+            self.last_step, self.standing, self.unsaved = step, standing, ""
             self._rewards.clear()
             best = standing.best is not None and standing.best.step == step
             self._emitter.emit(CheckpointSaved(step=step, path=path, bytes=size, best=best))
@@ -133,14 +147,17 @@ class Checkpoints:
         sizes = file_sizes(written)
         for folder in {(written / name).parent for name in sizes} | {written}:
             sync(folder)
+        sums = {}
         for name in sizes:
             sync(written / name)
+            sums[name] = sum_of(written / name)
         seal = Seal(
             step=step,
             attempt=self._emitter.attempt,
             saved_at=time.time(),
             resumable=resumable,
             files=sizes,
+            sums=sums,
             identity=self._identity,
             standing=standing,
         )
@@ -154,9 +171,9 @@ class Checkpoints:
         shutil.rmtree(self.staging, ignore_errors=True)
         with contextlib.suppress(OSError):  # no room for a folder either: the next save makes it
             self.staging.mkdir(parents=True, exist_ok=True)
-        reason = str(error).partition("\n")[0]
         last = f"the last one is of step {self.last_step}" if self.last_step else "there is none"
-        message = f"the checkpoint of step {step} could not be saved ({reason}); {last}"
+        message = f"the checkpoint of step {step} could not be saved ({_in_words(error)}); {last}"
+        self.unsaved = message
         self._emitter.emit(AlertRaised(rule="disk", level="error", step=step, message=message))
         complain(message)
 
@@ -189,6 +206,8 @@ class CheckpointPart:
     Only the owner judges whether it became a checkpoint.
     """
 
+    unsaved = ""
+
     def __init__(self, root: Path) -> None:
         self.staging = root / CHECKPOINTS_FOLDER / _STAGING
 
@@ -209,10 +228,24 @@ class CheckpointPart:
         except (OSError, RuntimeError, SafetensorError) as error:
             if is_out_of_memory(error):
                 raise
-            complain(f"a part of the checkpoint could not be saved: {error}")
+            complain(f"a part of the checkpoint could not be saved: {_in_words(error)}")
 
     def close(self) -> None:
         """The owner cleans up."""
+
+
+def _in_words(error: BaseException) -> str:
+    """Why a write failed, without a library's own words where an errno is known."""
+    known: BaseException | None = error
+    while known is not None:  # torch raises its own on the way out of the one that says why
+        found = _SAFETENSORS_ERRNO.search(str(known))
+        number = known.errno if isinstance(known, OSError) else int(found[1]) if found else None
+        if number is not None:
+            return _LIMITS.get(number, os.strerror(number))
+        known = known.__cause__ or known.__context__
+    if _TORCH_SHORT_WRITE.search(str(error)):
+        return "the disk is full or a limit was reached"
+    return str(error).partition("\n")[0]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@
 A row that can be judged is a task to roll out: it has an ``answer`` or a ``reward``, or
 ``data.reward`` needs neither. One with a pair is replayed; a row may be both, and must be one.
 ``data.rename`` gives columns these names: ``question:prompt``; one renamed to ``_`` and more is put
-aside. ``data.split`` is a data set's; one with configurations has ``configuration/split``.
+aside. ``data.split`` is a data set's; one with configurations has ``configuration/split``, and a
+file has none. Every cell of a CSV file is text, but for an empty one.
 
 In JSONL blank lines, a byte-order mark and CRLF are no mistake, and a field that is not in the
 table is one: the file is your own. The columns of all others are somebody else's: see
@@ -28,6 +29,7 @@ table is one: the file is your own. The columns of all others are somebody else'
 line or row (the first is 1) and the field.
 """
 
+import contextlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +57,7 @@ from composer_engine.tables import Columns, Report, check_folder, dataset_rows, 
 
 _NonEmpty = Annotated[str, Meta(min_length=1)]
 _BOM = b"\xef\xbb\xbf"
+_SPLIT = "train"  # without another
 _PARQUET, _CSV = ".parquet", ".csv"
 _KEPT_PROBLEMS = 10_000  # of a file that is no JSONL at all
 _GLANCED_ROWS, _GLANCED_BYTES = 1_000, 1 << 20
@@ -123,7 +126,7 @@ def load_data(
     path: str,
     max_rows: int = 0,
     *,
-    split: str = "train",
+    split: str = _SPLIT,
     rename: Sequence[str] = (),
     reward: str = "",
     report: Report | None = None,
@@ -133,6 +136,7 @@ def load_data(
     With a ``report`` a data set of the Hub may be fetched. Raises `DataError` with every bad row.
     """
     columns, default = Columns.of(_FIELDS, rename), _default(reward, is_glance=False)
+    _check_place(path, split)
     tasks: list[Task] = []
     pairs: list[Pair] = []
     problems: list[str] = []
@@ -145,6 +149,8 @@ def load_data(
             continue
         tasks += [task] if task else []
         pairs += [pair] if pair else []
+    if problems and not tasks and not pairs:
+        _check_renamed(path, columns)
     if problems:
         raise DataError(problems)
     if not tasks:
@@ -152,13 +158,21 @@ def load_data(
     return Data(tuple(tasks), tuple(pairs))
 
 
-def glance(path: str, max_rows: int = 0, *, rename: Sequence[str] = (), reward: str = "") -> Glance:
+def glance(
+    path: str,
+    max_rows: int = 0,
+    *,
+    split: str = _SPLIT,
+    rename: Sequence[str] = (),
+    reward: str = "",
+) -> Glance:
     """The first rows by the rules of `load_data`: at most 1000, and at most 1 MiB of JSONL.
 
     Nothing heavy is imported, nothing of a reward is run and nothing is fetched: what only
     ``datasets`` reads is not looked into. Raises `DataError` for what cannot be read.
     """
     columns, default = Columns.of(_FIELDS, rename), _default(reward, is_glance=True)
+    _check_place(path, split)
     source = data_file(path)
     if _is_for_datasets(path, source):
         if source.is_dir():
@@ -179,7 +193,10 @@ def glance(path: str, max_rows: int = 0, *, rename: Sequence[str] = (), reward: 
         head = head[: head.rfind(b"\n") + 1]
     lines = _lines(io.BytesIO(head), 0)
     readings = ((number, _of_line(columns, line)) for number, line in lines)
-    return _glanced(readings, default, most, max_rows, is_whole=is_whole, unit="line")
+    seen = _glanced(readings, default, most, max_rows, is_whole=is_whole, unit="line")
+    if seen.problems and len(seen.problems) == seen.rows:
+        _check_renamed(path, columns)
+    return seen
 
 
 def data_file(path: str) -> Path:
@@ -223,12 +240,41 @@ def _default(reward: str, *, is_glance: bool) -> RewardSpec:
     try:
         spec = read_spec(reward)
     except ValueError as error:
-        raise DataError([f"data.reward: {_plain(str(error))}"]) from None
+        of_field = isinstance(error.__cause__, msgspec.ValidationError)
+        said = _plain(str(error)) if of_field else str(error)
+        raise DataError([f"data.reward: {said}"]) from None
     try:
         check_ready(spec, is_glance=is_glance)
     except ValueError as error:
         raise DataError([f"data.reward: {error}"]) from None
     return spec
+
+
+def _check_place(path: str, split: str) -> None:
+    """Raises `DataError` for what is neither a file nor a folder, or has no such split."""
+    if not path.strip():
+        raise DataError(["data.path: is empty: name a file, a folder or a data set of the Hub"])
+    source = data_file(path)
+    if source.exists() and not (source.is_file() or source.is_dir()):
+        raise DataError([f"data.path: {path} is neither a file nor a folder"])
+    if source.is_file() and split != _SPLIT:
+        raise DataError([f"data.split: {path} is a file, and has no {split!r}: leave it {_SPLIT}"])
+
+
+def _check_renamed(path: str, columns: Columns) -> None:
+    """Raises `DataError` if a column of ``data.rename`` is in none of a JSONL file's first rows."""
+    source = data_file(path)
+    if not columns.renamed or source.suffix == _PARQUET or _is_for_datasets(path, source):
+        return  # a table's columns are known before its rows
+    with source.open("rb") as file:
+        head = file.read(_GLANCED_BYTES)
+    present: dict[str, None] = {}
+    for _, line in itertools.islice(_lines(io.BytesIO(head), 0), _GLANCED_ROWS):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            values = msgspec.json.decode(line)
+            present |= dict.fromkeys(values) if isinstance(values, dict) else {}
+    if present:
+        columns.wanted([*present])
 
 
 def _is_for_datasets(path: str, source: Path) -> bool:

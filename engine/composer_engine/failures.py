@@ -79,7 +79,7 @@ def _failure_of(error: BaseException) -> RunFailed:
     if isinstance(error, ConfigError):
         first, *others = map(str, error.problems)
         more = f" (and {len(others)} more)" if others else ""
-        return RunFailed(kind="config", message=first + more, detail=str(error) if others else "")
+        return RunFailed(kind="config", message=first + more, detail="\n".join(others))
     if isinstance(error, RunError):
         first, _, rest = str(error).partition("\n")
         return RunFailed(kind=error.kind, message=first, hint=error.hint, detail=rest)

@@ -34,6 +34,8 @@ def model_folder(config: ModelConfig, report: Report | None = None) -> Path:
     path = config.path
     if path == BUILTIN:
         return Path(str(resources.files("composer_engine") / "builtin"))
+    if not path.strip():
+        raise SetupError("model.path: is empty: name a model's folder, or a hub id")
     folder = expanded(path)
     if not folder.is_dir() and looks_like_hub_id(path):
         return hub_model(path, config.revision, report)

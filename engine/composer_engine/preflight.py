@@ -40,12 +40,14 @@ def _said(
 
 def _data_problem(config: RunConfig) -> ConfigProblem | None:
     path = config.data.path
-    if not path:
-        return ConfigProblem("data.path", "is empty: name a file, a folder or a hub id")
     file = data_file(path)
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        return ConfigProblem("data.path", f"{path} is neither a file nor a folder")
-    seen = glance(path, config.data.max_rows, rename=config.data.rename, reward=config.data.reward)
+    seen = glance(
+        path,
+        config.data.max_rows,
+        split=config.data.split,
+        rename=config.data.rename,
+        reward=config.data.reward,
+    )
     if seen.problems:
         return ConfigProblem("data.path", _of_rows(file.name, seen))
     if seen.is_whole and not seen.tasks:
@@ -63,6 +65,6 @@ def _of_rows(name: str, seen: Glance) -> str:
 
 def _model_problem(config: RunConfig) -> ConfigProblem | None:
     path = config.model.path
-    if expanded(path).is_dir() or not looks_like_hub_id(path):
+    if not path.strip() or expanded(path).is_dir() or not looks_like_hub_id(path):
         model_folder(config.model)
     return None

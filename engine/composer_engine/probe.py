@@ -22,9 +22,11 @@ from pathlib import Path
 
 import msgspec
 
-from composer_engine.config import ConfigError, RunConfig, load
+from composer_engine.config import BUILTIN, ConfigError, RunConfig, load
+from composer_engine.data import check_rows, glance
 from composer_engine.failures import SetupError, complain, failure_of
 from composer_engine.fake_run import Counted, FakeRun
+from composer_engine.inputs import is_there_already
 from composer_engine.memory import (
     Flops,
     Lengths,
@@ -45,6 +47,7 @@ from composer_engine.prediction import (
 )
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_MOST_TOKENS = 1 << 20  # of a micro batch: more take minutes to plan and count
 _ADAM_PASSES = 7  # over the trained weights: four are read, three written
 
 
@@ -85,15 +88,22 @@ def probe(
 ) -> Probe:
     """Counts a step of this run. ``lengths`` of None: measured on the data, or the defaults.
 
-    Raises `SetupError` when the model cannot be made of its settings alone.
+    Raises `SetupError` when the model cannot be made of its settings alone, and for what the
+    engine itself would refuse.
     """
     began = time.monotonic()
     _check_split(config, processes)
     settings = settings_file(config.model)
-    given = lengths or measured_lengths(config, _token_counter(settings.parent))
+    if lengths is None:
+        _check_data(config)
+    count = _token_counter(settings.parent)
+    given = lengths or measured_lengths(config, count)
+    is_exact = given is not None and count is not by_characters
     lengths = given or default_lengths(config)
     run = FakeRun(config, lengths, settings)
+    _check_model(config, run, lengths.prompt if is_exact else 1)
     works = works_of(config, run.lengths, failed_share, processes)
+    _check_work(run.lengths, works)
     counted = [run.step(work) for work in works]
     held = max((kind.held for kind in counted), key=Counter.total)
     sampled = generation(run.shape, config, lengths, processes)
@@ -136,6 +146,45 @@ def _check_split(config: RunConfig, processes: int) -> None:
             f"the {completions} completions of a step cannot be split over {processes} processes "
             f"with {config.optimizer.micro_batches} micro batches each"
         )
+
+
+def _check_data(config: RunConfig) -> None:
+    """By the engine's own rules, as far as the first rows tell. Raises `SetupError`."""
+    data = config.data
+    if data.path != BUILTIN and is_there_already(data.path):
+        return  # on a volume, which this machine does not see
+    seen = glance(data.path, data.max_rows, rename=data.rename, reward=data.reward)
+    if seen.is_whole:
+        check_rows(seen.tasks, config.rollout.prompts_per_step)
+
+
+def _check_model(config: RunConfig, run: FakeRun, prompt: int) -> None:
+    """Raises `SetupError` for more tokens than the model reads, or knows."""
+    from composer_engine.model import check_top_k
+
+    check_top_k(config.loss.top_k, run.causal_lm)
+    completion, limit = config.rollout.max_completion_tokens, run.shape.max_tokens
+    if limit and prompt + completion > limit:
+        raise SetupError(
+            f"rollout.max_completion_tokens: a prompt of {prompt} tokens and {completion} to come "
+            f"are more than the {limit} that the model can read"
+        )
+
+
+def _check_work(lengths: Lengths, works: Sequence[Work]) -> None:
+    """Raises `SetupError` for a micro batch that would take minutes to plan."""
+    for work in works:
+        tokens = (
+            work.completions * (lengths.prompt + lengths.completion)
+            + work.taught * (lengths.teacher_prompt + lengths.completion)
+            + work.pairs * (2 * lengths.pair_prompt + lengths.chosen + lengths.rejected)
+        )
+        if tokens > _MOST_TOKENS:
+            raise SetupError(
+                f"rollout.prompts_per_step: {tokens:,} tokens in a micro batch cannot be counted; "
+                f"the most is {_MOST_TOKENS:,}",
+                "raise optimizer.micro_batches, or lower rollout.max_completion_tokens",
+            )
 
 
 def _assumptions(config: RunConfig, failed_share: float, *, is_measured: bool) -> Iterator[str]:

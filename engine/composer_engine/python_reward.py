@@ -13,6 +13,9 @@ from typing import Any
 
 from composer_engine.config_file import expanded
 
+# What a reward becomes: more than this is infinite there.
+_LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+
 
 class RewardError(Exception):
     """What a person's function did instead of giving a finite number."""
@@ -40,6 +43,8 @@ class PythonReward:
             raise RewardError(self.name, _named(error)) from error
         if not math.isfinite(value):
             raise RewardError(self.name, f"gave {_shown(given)}, which is no finite number")
+        if abs(value) > _LARGEST_FLOAT32:
+            raise RewardError(self.name, f"gave {_shown(given)}, which is not finite as a float32")
         return value
 
 

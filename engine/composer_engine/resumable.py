@@ -121,6 +121,23 @@ class ResumableTrainer(GRPOTrainer):
         if checkpoint is not None:
             with _loading(checkpoint):
                 super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[no-untyped-call]  # it has no types
+            self._follow_schedule()
+
+    def _follow_schedule(self) -> None:
+        """The next step's learning rate as this run's schedule has it.
+
+        The one that was stored is of the schedule of the attempt before, which may have had
+        another number of steps.
+        """
+        schedule: Any = self.lr_scheduler
+        optimizer: Any = self.optimizer
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates  # noqa: SLF001  # what the Trainer logs, and nothing sets it
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -174,7 +191,7 @@ def read_extra(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def digests(loaded: Loaded, data: Data) -> dict[str, str]:
-    """What `composer_engine.seal.Identity` knows of what was loaded: model, tokenizer, rows."""
+    """What `composer_engine.seal.Identity` knows of what was loaded, by its names."""
     shapes = [f"{name} {[*p.shape]} {p.dtype}" for name, p in loaded.model.named_parameters()]
     tokenizer = loaded.tokenizer
     words = [f"{word} {place}" for word, place in sorted(tokenizer.get_vocab().items())]
@@ -186,6 +203,7 @@ def digests(loaded: Loaded, data: Data) -> dict[str, str]:
         "model": _digest(sorted(shapes)),
         "tokenizer": _digest([*words, ends]),
         "rows": _digest(rows),
+        "marks": _digest([repr((t.answer, t.hint)) for t in data.tasks]),
     }
 
 

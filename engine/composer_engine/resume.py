@@ -8,7 +8,7 @@ from composer_engine.config_file import expanded
 from composer_engine.contract import CHECKPOINTS_FOLDER
 from composer_engine.failures import SetupError
 from composer_engine.protocol import Level, Logged
-from composer_engine.seal import Seal, Torn, read_seal
+from composer_engine.seal import Seal, Torn, check_sums, read_seal
 
 AUTO, NONE = "auto", "none"
 
@@ -47,17 +47,18 @@ class Choice(NamedTuple):
     said: tuple[Logged, ...] = ()
 
 
-def choose(root: Path | None, asked: str) -> Choice:
+def choose(root: Path | None, asked: str, *, reads_all: bool = True) -> Choice:
     """What ``--resume`` means: ``auto``, ``none``, or the path of a checkpoint.
 
     ``auto`` takes the newest whole checkpoint under ``root``, the run's folder, and names those
-    that it had to pass over; where there is none the run begins at step 1. Raises `SetupError` for
+    that it had to pass over; where there is none the run begins at step 1. Without ``reads_all``
+    files are known by their sizes alone, which takes no time. Raises `SetupError` for
     a path that is no checkpoint to go on from, and for ``auto`` without a folder.
     """
     if asked == NONE:
         return Choice(None)
     if asked != AUTO:
-        return _chosen(_named(root, asked), [])
+        return _chosen(_named(root, asked, reads_all=reads_all), [])
     if root is None:
         raise SetupError("--resume auto looks in the run's folder, and there is no --run-dir")
     said: list[Logged] = []
@@ -67,16 +68,22 @@ def choose(root: Path | None, asked: str) -> Choice:
         try:
             checkpoint = Checkpoint(folder, name, read_seal(folder))
         except (Torn, OSError) as error:
-            said.append(_line("warning", f"passed over {name}: it {_why(error)}"))
+            said.append(_passed_over(name, error))
             continue
         if checkpoint.seal.resumable:
             found.append(checkpoint)
         else:
             said.append(_line("info", f"passed over {name}: it was taken within a rollout"))
-    if not found:
-        said.append(_line("info", "there is no checkpoint to resume from: beginning at step 1"))
-        return Choice(None, tuple(said))
-    return _chosen(max(found, key=lambda checkpoint: checkpoint.seal.order), said)
+    for checkpoint in sorted(found, key=lambda one: one.seal.order, reverse=True):
+        try:
+            if reads_all:
+                check_sums(checkpoint.folder, checkpoint.seal)
+        except (Torn, OSError) as error:
+            said.append(_passed_over(checkpoint.name, error))
+        else:
+            return _chosen(checkpoint, said)
+    said.append(_line("info", "there is no checkpoint to resume from: beginning at step 1"))
+    return Choice(None, tuple(said))
 
 
 def check_config(config: RunConfig, checkpoint: Checkpoint) -> list[Logged]:
@@ -105,6 +112,7 @@ def check_loaded(checkpoint: Checkpoint, digests: dict[str, str]) -> None:
     """Raises `SetupError` where what was loaded is not what the checkpoint was trained with.
 
     ``digests`` are those of `composer_engine.seal.Identity` by name: model, tokenizer, rows.
+    What they say of the rows' answers is for `rows_note`.
     """
     identity = checkpoint.seal.identity
     what = {
@@ -120,6 +128,18 @@ def check_loaded(checkpoint: Checkpoint, digests: dict[str, str]) -> None:
             )
 
 
+def rows_note(checkpoint: Checkpoint, marks: str) -> list[Logged]:
+    """What to tell of rows with the same texts but, say, other answers: ``marks`` are theirs."""
+    before = checkpoint.seal.identity.marks
+    if not before or before == marks:
+        return []
+    text = (
+        f"data.path: its rows have changed since step {checkpoint.step}: the texts are the same, "
+        "and answers or hints are not"
+    )
+    return [_line("warning", text)]
+
+
 def processes_note(checkpoint: Checkpoint, processes: int) -> list[Logged]:
     """What to tell of a run that goes on with another number of processes."""
     before = checkpoint.seal.identity.processes
@@ -132,15 +152,17 @@ def processes_note(checkpoint: Checkpoint, processes: int) -> list[Logged]:
     return [_line("warning", text)]
 
 
-def _named(root: Path | None, asked: str) -> Checkpoint:
+def _named(root: Path | None, asked: str, *, reads_all: bool) -> Checkpoint:
     folder = expanded(asked)
     if not folder.is_dir() and root is not None and (root / asked).is_dir():
         folder = root / asked
     try:
         seal = read_seal(folder)
+        if reads_all:
+            check_sums(folder, seal)
     except (Torn, OSError) as error:
         raise SetupError(
-            f"--resume {asked}: it {_why(error)}",
+            f"--resume {asked}: {_why(error)}",
             "--resume auto takes the newest whole checkpoint of the run's folder",
         ) from None
     if not seal.resumable:
@@ -163,7 +185,11 @@ def _is_free(field: str) -> bool:
 
 
 def _why(error: Exception) -> str:
-    return f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+    return f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+
+
+def _passed_over(name: str, error: Exception) -> Logged:
+    return _line("warning", f"passed over {name}: {_why(error)}")
 
 
 def _line(level: Level, message: str) -> Logged:

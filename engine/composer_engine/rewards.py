@@ -19,14 +19,16 @@ finite by construction.
 false`` it runs with your own rights, under limits alone: for machines without such a sandbox.
 
 ``python`` names ``path/to/file.py:name`` or ``package.module:name``, imported once and called as
-``name(completion, prompt=..., answer=...)``, where ``answer`` may be ``None``. It gives a finite
-number. Whatever else it does is a reward of 0.0 and an alert that counts the failures and has the
-first one's words: a mistake in it costs a signal, never the run. It has your rights, and no limits.
+``name(completion, prompt=..., answer=...)``, where ``answer`` may be ``None``. It gives a number
+that is finite as a float32. Whatever else it does is a reward of 0.0 and an alert that counts the
+failures and has the first one's words: a mistake in it costs a signal, never the run. It has your
+rights, and no limits.
 
 Both ``python`` and ``"sandbox": false`` can be said in ``data.reward`` only: the rows of a data set
 may be somebody else's, and do not choose what runs on your machine.
 """
 
+import difflib
 import math
 import os
 import re
@@ -38,7 +40,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from composer_engine.code_reward import CodeReward, Limits, check_sandbox, read_checks
+from composer_engine.code_reward import Checks, CodeReward, Limits, check_sandbox, read_checks
 from composer_engine.python_reward import PythonReward, RewardError, check_place, load_function
 
 # Python's regex engine cannot be interrupted, and a bad pattern is exponential in the length of
@@ -85,6 +87,7 @@ class Python(_Spec, frozen=True, tag="python"):
 
 
 RewardSpec = Exact | Contains | Number | Regex | Code | Python
+_KINDS = ("exact", "contains", "number", "regex", "code", "python")
 _decoder: msgspec.json.Decoder[RewardSpec] = msgspec.json.Decoder(RewardSpec)
 
 
@@ -101,11 +104,17 @@ def read_spec(text: str) -> RewardSpec:
     if not text:
         return Exact()
     if not text.startswith("{"):
+        if text not in _KINDS:
+            near = difflib.get_close_matches(text, _KINDS, n=1)
+            asked = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"there is no kind {text!r}; the kinds are {', '.join(_KINDS)}{asked}")
         text = msgspec.json.encode({"kind": text}).decode()
     try:
         return _decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
     except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"not JSON: {error}") from None
 
 
 def judges_without_answer(spec: RewardSpec) -> bool:
@@ -120,14 +129,19 @@ def judges_without_answer(spec: RewardSpec) -> bool:
 
 
 def check_ready(spec: RewardSpec, *, is_glance: bool) -> None:
-    """Raises `ValueError` for what no row can change: a function or a sandbox that is missing."""
+    """Raises `ValueError` for what no row can change, such as a function that is missing."""
     match spec:
+        case Regex():
+            _regex(spec.pattern)
         case Python():
             check_place(spec.function)
             if not is_glance:
                 load_function(spec.function)
-        case Code(sandbox=True) if not is_glance:
-            _check_sandbox()
+        case Code():
+            if spec.tests is not None:
+                _checks(spec.tests)
+            if spec.sandbox and not is_glance:
+                _check_sandbox()
 
 
 def check_from_row(spec: RewardSpec) -> None:
@@ -204,8 +218,12 @@ def _code(spec: Code, answer: str | None, *, is_glance: bool) -> Reward:
     limits = Limits(spec.seconds, spec.memory_mib << 20, spec.sandbox)
     if spec.sandbox and not is_glance:
         _check_sandbox()
+    return CodeReward(_checks(tests), limits, spec.partial)
+
+
+def _checks(tests: str) -> Checks:
     try:
-        return CodeReward(read_checks(tests), limits, spec.partial)
+        return read_checks(tests)
     except ValueError as error:
         raise ValueError(f"reward 'code': {error}") from None
 

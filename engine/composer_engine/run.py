@@ -35,17 +35,17 @@ from composer_engine.protocol import (
 )
 from composer_engine.requirements import engine_version
 from composer_engine.resumable import digests
-from composer_engine.resume import Checkpoint, check_loaded, processes_note
+from composer_engine.resume import Checkpoint, check_loaded, processes_note, rows_note
 from composer_engine.rules import pointless
 from composer_engine.safety import NonFiniteGuard, StopRequest
 from composer_engine.sampler import MemorySampler
 from composer_engine.seal import Identity, Standing
 from composer_engine.sinks import Sinks
 from composer_engine.throughput import Throughput, peak_flops
-from composer_engine.trainer import ComposerTrainer
+from composer_engine.trainer import ComposerTrainer, compiles
 from composer_engine.world import World
 
-_SMALL_BF16_RATE = 1e-5
+_SMALL_BF16_RATE = 3e-5  # at 1e-5 a step still leaves most weights as they were
 _ONE_THREAD_PARAMETERS = 10_000_000
 _ALONE = World()
 
@@ -86,8 +86,9 @@ def run(
             resumed_step=resumed.step if resumed else 0,
         )
     )
-    for note in processes_note(resumed, world.size) if resumed else ():
-        emitter.emit(note)
+    if resumed is not None:
+        for note in (*processes_note(resumed, world.size), *rows_note(resumed, of_what["marks"])):
+            emitter.emit(note)
     _warn(config, loaded, data, emitter)
     if loaded.device.type == "cpu" and loaded.parameters < _ONE_THREAD_PARAMETERS:
         # Handing out so little work costs more than it saves, and stalls on a busy machine.
@@ -181,7 +182,8 @@ def train(
         message = f"{PREEMPTED}, at step {steps}"
         emitter.emit(RunFailed(kind="preempted", message=message))
         return trainer
-    reason = (stop.reason() or "asked in another of its processes") if early else ""
+    asked = (stop.reason() or "asked in another of its processes") if early else ""
+    reason = "; ".join(filter(None, (asked, trainer.checkpoints.unsaved)))
     ended_by = stop.ended_by if early else ""
     emitter.emit(RunFinished(steps=steps, stopped_early=early, reason=reason, ended_by=ended_by))
     return trainer
@@ -240,13 +242,16 @@ def _warn(config: RunConfig, loaded: Loaded, data: Data, emitter: Emitter) -> No
     if config.loss.replay_weight and not data.pairs:
         notes.append("loss.replay_weight is set, but no row has chosen and rejected: no replay")
     pure_bf16 = config.model.dtype == "bfloat16" and not config.model.lora_rank
-    if pure_bf16 and config.optimizer.learning_rate < _SMALL_BF16_RATE:
+    if pure_bf16 and config.optimizer.learning_rate <= _SMALL_BF16_RATE:
         notes.append(
             "bfloat16 weights round away most updates at this learning rate: "
             "use float32 weights, a LoRA adapter, or a higher rate"
         )
     for message in notes:
         emitter.emit(Logged(level="warning", message=message))
+    if compiles(config.model):
+        message = "compiling the backbone: the first step may take minutes"
+        emitter.emit(Logged(level="info", message=message))
 
 
 def _quiet_libraries() -> None:

@@ -1,14 +1,16 @@
 """Rows of data sets that are tables: Parquet, and whatever the ``datasets`` library reads.
 
 Their columns are somebody else's: those that a row has no field for are passed over unread, an
-empty cell is a field that is not there, a number where an answer belongs is its text, and a
-``reward`` may be JSON in a string. Both libraries are imported when they are needed, not before.
+empty cell is a field that is not there, a number where text belongs is its text, and a ``reward``
+may be JSON in a string. A CSV file's cells are the text that they are: nothing is guessed. Both
+libraries are imported when they are needed, not before.
 """
 
 import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +27,13 @@ _BATCH_ROWS = 1_000
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 _READABLE = (".jsonl", ".json", ".parquet", ".csv", ".arrow")
 _DEPTH, _GLANCED_FILES = 3, 10_000
+_MOST_COLUMNS = 10_000
+# Of the csv reader of datasets: every column's cells through ``str``, and no text means "missing".
+_AS_TEXT: dict[str, Any] = {
+    "converters": dict.fromkeys(range(_MOST_COLUMNS), str),
+    "na_filter": False,
+}
+_SHIFTED = "__index_level_0__"  # what it calls the first column of rows that have one too many
 _NOT_FOUND_HINT = "check the name; a private one needs HF_TOKEN in the environment"
 
 
@@ -67,9 +76,10 @@ class Columns(NamedTuple):
     def row(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """A table's row as fields of ours. Raises `ValueError` that names the field."""
         row = {n: v for n, v in self.named(dict(values)).items() if v is not None}
-        answer, reward = row.get("answer"), row.get("reward")
-        if isinstance(answer, int | float) and not isinstance(answer, bool):
-            row["answer"] = str(answer)
+        reward = row.get("reward")
+        for name, value in row.items():
+            if name in self.fields and name != "reward" and _is_number(value):
+                row[name] = str(value)
         if isinstance(reward, str):
             try:
                 row["reward"] = msgspec.json.decode(reward)
@@ -78,6 +88,10 @@ class Columns(NamedTuple):
         elif isinstance(reward, dict):  # a struct's column has every field in every row
             row["reward"] = {name: value for name, value in reward.items() if value is not None}
         return row
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 @contextlib.contextmanager
@@ -149,15 +163,36 @@ def dataset_rows(
             dataset = _of_dict(datasets.load_from_disk(str(place)), path, split)
         elif place.is_dir():
             check_folder(place, path)
-            dataset = _loaded(str(place), split)
+            dataset = _loaded(str(place), split, **_how(place, split))
         elif place.exists():
-            dataset = datasets.load_dataset("csv", data_files=str(place), split="train")
+            dataset = datasets.load_dataset("csv", data_files=str(place), split="train", **_AS_TEXT)
         else:
             dataset = _of_hub(path, split, report)
+        if _is_csv(dataset) and _SHIFTED in dataset.column_names:
+            raise DataError([f"data.path: the rows of {path} have more cells than its header"])
         dataset = dataset.select_columns(columns.wanted(dataset.column_names))
         if max_rows:
             dataset = dataset.select(range(min(max_rows, len(dataset))))
-    return iter(dataset)
+    return map(_without_empty, dataset) if _is_csv(dataset) else iter(dataset)
+
+
+def _is_csv(dataset: Any) -> bool:
+    return bool(dataset.info.builder_name == "csv")
+
+
+def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An empty cell is no field: of a CSV file it is empty text, as nothing in it is guessed."""
+    return {name: None if value == "" else value for name, value in values.items()}
+
+
+def _how(folder: Path, split: str) -> dict[str, Any]:
+    """What a folder's files are read with."""
+    import datasets
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    configuration = split.rpartition("/")[0]
+    builder = datasets.load_dataset_builder(str(folder), configuration or None)
+    return _AS_TEXT if isinstance(builder.config, CsvConfig) else {}
 
 
 def _of_dict(dataset: Any, path: str, split: str) -> Any:
@@ -175,6 +210,12 @@ def _loaded(path: str, split: str, **how: Any) -> Any:
     return datasets.load_dataset(path, configuration or None, split=name, **how)
 
 
+def _hub_s(path: str, split: str, token: str | Literal[False]) -> Any:
+    """What its files are is only known once they are there: a CSV file is then read once more."""
+    dataset = _loaded(path, split, token=token)
+    return _loaded(path, split, token=token, **_AS_TEXT) if _is_csv(dataset) else dataset
+
+
 def _of_hub(path: str, split: str, report: Report | None) -> Any:
     """From the cache as it is; else from the Hub, if there is somebody to tell."""
     from datasets.exceptions import DatasetNotFoundError
@@ -182,7 +223,7 @@ def _of_hub(path: str, split: str, report: Report | None) -> Any:
     token: str | Literal[False] = os.environ.get("HF_TOKEN") or False
     try:
         with _network(open_to_it=False):
-            dataset = _loaded(path, split, token=token)
+            dataset = _hub_s(path, split, token)
     except (ConnectionError, FileNotFoundError, DatasetNotFoundError, ValueError) as error:
         if report is None:
             raise DataError(
@@ -191,7 +232,7 @@ def _of_hub(path: str, split: str, report: Report | None) -> Any:
             ) from error
         report(f"data {path}: asking the Hub")
         with _network(open_to_it=True):
-            dataset = _loaded(path, split, token=token)
+            dataset = _hub_s(path, split, token)
     if report is not None:
         report(f"data {path}: {len(dataset):,} rows of {split}")
     return dataset

@@ -21,7 +21,7 @@ from datasets import Dataset
 
 from composer_engine.arguments import grpo_config
 from composer_engine.checkpoint import CheckpointPart, Checkpoints
-from composer_engine.config import RunConfig
+from composer_engine.config import BUILTIN, ModelConfig, RunConfig
 from composer_engine.data import Data
 from composer_engine.failures import NonFiniteError
 from composer_engine.hints import hint_contexts
@@ -48,6 +48,11 @@ from composer_engine.world import World
 
 _REWARD = "verified"
 _ALONE = World()
+
+
+def compiles(model: ModelConfig) -> bool:
+    """Whether the backbone is compiled: the builtin one is trained before that would be done."""
+    return model.torch_compile and model.path != BUILTIN
 
 
 class ComposerTrainer(ResumableTrainer):
@@ -94,7 +99,7 @@ class ComposerTrainer(ResumableTrainer):
             processing_class=loaded.tokenizer,
             callbacks=[FollowStudent(self.teacher)],
         )
-        if config.model.torch_compile:
+        if compiles(config.model):
             loaded.causal_lm.base_model.compile(dynamic=True)
         self.pairs = tokenized_pairs(loaded.tokenizer, data.pairs) if self.weights["replay"] else []
         planner = Planner(self._tokenizer.pad_token_id, self.accelerator.device)
@@ -152,7 +157,8 @@ class ComposerTrainer(ResumableTrainer):
         texts = [*logs["completion"]][-len(tasks) :]
         rewards = [*logs["rewards"][_REWARD]][-len(tasks) :]
         self.record = StepRecord(
-            rewards=torch.tensor(rewards).view(-1, self.group),  # [prompts, G]
+            # In float64 the mean and the deviation of equal rewards are exact.
+            rewards=torch.tensor(rewards, dtype=torch.float64).view(-1, self.group),  # [prompts, G]
             samples=[
                 Sample(task.prompt, text, reward)
                 for task, text, reward in zip(tasks, texts, rewards, strict=True)
@@ -160,9 +166,10 @@ class ComposerTrainer(ResumableTrainer):
             rollout_seconds=self.clock() - started,
             complaints=gather_object(self.complaints),
         )
+        mine = slice(self.world.rank * own, (self.world.rank + 1) * own)
+        self._settle_agreed(rollout["advantages"], mine)
         contexts: list[str | None] = [None] * own
         if self.plans.distils_after(self.state.global_step):
-            mine = slice(self.world.rank * own, (self.world.rank + 1) * own)
             hints = self.run_config.hints
             contexts = hint_contexts(tasks[mine], texts[mine], rewards[mine], self.group, hints)
         rollouts = to_rollouts(rollout, self._hints(contexts), self._reads())
@@ -181,6 +188,17 @@ class ComposerTrainer(ResumableTrainer):
         self.record.scored_tokens, self.record.active_tokens = counts[1], counts[2]
         rollout["rollouts"] = rollouts  # a list, one a completion: TRL shuffles and splits it
         return rollout
+
+    def _settle_agreed(self, advantages: torch.Tensor, mine: slice) -> None:  # [B]
+        """No advantage at all where a group's rewards are equal: TRL leaves their mean's rounding.
+
+        ``mine`` are this process's of all completions; those of a group may be several's.
+        """
+        rewards = self.record.rewards
+        agreed = rewards.amax(1) == rewards.amin(1)  # [prompts]
+        rows = agreed.repeat_interleave(self.group)[mine]
+        advantages.masked_fill_(rows.to(advantages.device), 0.0)
+        self._metrics["train"]["frac_reward_zero_std"][-1] = agreed.double().mean().item()
 
     def _hints(self, contexts: Sequence[str | None]) -> list[list[int] | None]:
         """The teacher's prompts as tokens."""

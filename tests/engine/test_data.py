@@ -265,6 +265,63 @@ def test_a_table_s_reward_may_be_json_and_its_answer_a_number(tmp_path: Path) ->
     assert [task.reward("it is 7.0") for task in data.tasks] == [1.0, 0.0]
 
 
+CSV = (
+    "prompt,answer,hint\n1+1=,2,1\n2+2=,4,2.50\n3+3=,6,\nbond,007,NA\nprice,1.50,null\n"
+    "nothing,None,-0\nna,NA,nan\nnull,null,\nyes,True,False\n12,1e3,x\n"
+)
+CSV_ROWS = [
+    ("1+1=", "2", "1"),
+    ("2+2=", "4", "2.50"),
+    ("3+3=", "6", None),
+    ("bond", "007", "NA"),
+    ("price", "1.50", "null"),
+    ("nothing", "None", "-0"),
+    ("na", "NA", "nan"),
+    ("null", "null", None),
+    ("yes", "True", "False"),
+    ("12", "1e3", "x"),
+]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_cell_of_csv_is_the_text_that_it_is(tmp_path: Path, *, in_folder: bool) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "rows").mkdir()
+    file = tmp_path / "rows" / "train.csv"
+    path = str(file.parent if in_folder else file)
+    file.write_text(CSV)
+    assert [(task.prompt, task.answer, task.hint) for task in load_data(path).tasks] == CSV_ROWS
+    file.write_text("prompt,answer\n1+1=,2\n2+2=,4\nnone,\nshort\n3+3=,6\n")
+    with pytest.raises(DataError) as caught:
+        load_data(path)
+    missing = "answer: missing; a row needs 'answer', 'reward' or a pair"
+    assert caught.value.problems == (f"{path}:row 3: {missing}", f"{path}:row 4: {missing}")
+    assert [task.answer for task in load_data(path, 2).tasks] == ["2", "4"]
+    file.write_text("prompt,answer\n1+1=,2,x\n2+2=,4,y\n")
+    with pytest.raises(DataError, match=r"^data.path: the rows of .* have more cells than its h"):
+        load_data(path)
+    file.write_text("prompt,chosen,rejected,answer\n1,2,3,4\n1,True,None,4\n")
+    pairs = load_data(path).pairs
+    assert [(pair.prompt, pair.chosen, pair.rejected) for pair in pairs] == [
+        ("1", "2", "3"),
+        ("1", "True", "None"),
+    ]
+
+
+def test_numbers_where_text_belongs_are_their_text(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").Table
+    row: dict[str, Any] = {"prompt": 12, "answer": 7, "hint": 0.5, "chosen": 3, "rejected": 1.25}
+    file = tmp_path / "rows.parquet"
+    parquet.write_table(table.from_pylist([row]), file)
+    data = load_data(str(file))
+    assert data.tasks[0][::2] == ("12", "0.5", "7")
+    assert data.pairs[0][:3] == ("12", "3", "1.25")
+    parquet.write_table(table.from_pylist([row | {"hint": True}]), file)
+    with pytest.raises(DataError, match=r"row 1: hint: expected .*got `bool`"):
+        load_data(str(file))
+
+
 def test_of_a_parquet_file_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     as_parquet(path)
@@ -310,11 +367,12 @@ import json, os, sys
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 from composer_engine.data import load_data
 from composer_engine.failures import DataError
-told, asks = [], (("owner/rows", 1), ("owner/rows", 0), ("owner/none", 1))
-for path, is_heard in asks:
+told = []
+asks = ("owner/rows", 1), ("owner/rows", 0), ("owner/none", 1), ("owner/cells", 1)
+for path, is_heard in (*asks, ("owner/cells", 0)):
     try:
         data = load_data(path, report=told.append if is_heard else None)
-        told.append([task.where for task in data.tasks])
+        told.append([task.where + " " + task.answer for task in data.tasks])
     except DataError as error:
         told.append(str(error))
 print(json.dumps(told))
@@ -326,14 +384,18 @@ def test_a_hub_s_data_set_is_fetched_once(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     folder.mkdir()
     (folder / "train.jsonl").write_text('{"prompt":"1+1=","answer":"2","page":3}\n' * 2)
-    with serving({"owner/rows": folder}) as hub:
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    (cells / "train.csv").write_text("prompt,answer\na,007\nb,None\n")
+    with serving({"owner/rows": folder, "owner/cells": cells}) as hub:
         environ = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
         environ |= {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "hf_only_for_it"}
         done = subprocess.run(
             [sys.executable, "-c", ASK], capture_output=True, text=True, env=environ, check=True
         )
         fetched = [line for line in hub.asked if line.endswith("/train.jsonl")]
-    where = ["owner/rows:row 1", "owner/rows:row 2"]
+    where = ["owner/rows:row 1 2", "owner/rows:row 2 2"]
+    text = ["owner/cells:row 1 007", "owner/cells:row 2 None"]
     assert json.loads(done.stdout) == [
         "data owner/rows: asking the Hub",
         "data owner/rows: 2 rows of train",
@@ -341,6 +403,10 @@ def test_a_hub_s_data_set_is_fetched_once(tmp_path: Path) -> None:
         where,
         "data owner/none: asking the Hub",
         "data.path: the Hub shows no data set owner/none",
+        "data owner/cells: asking the Hub",
+        "data owner/cells: 2 rows of train",
+        text,
+        text,
     ]
     assert [line.split()[0] for line in fetched] == ["HEAD", "GET"]
     assert "Bearer hf_only_for_it" in hub.tokens
@@ -371,7 +437,7 @@ def test_the_default_reward_judges_rows_that_name_none(tmp_path: Path) -> None:
     rows.write_text('{"prompt":"a","answer":"seven"}\n')
     with pytest.raises(DataError, match=r"rows.jsonl:1: data.reward: reward 'number' needs"):
         load_data(str(rows), reward="number")
-    with pytest.raises(DataError, match=r"data.reward: kind: invalid value 'luck'"):
+    with pytest.raises(DataError, match=r"data.reward: there is no kind 'luck'; the kinds"):
         glance(str(rows), reward="luck")
 
 
@@ -385,6 +451,60 @@ def test_a_default_reward_that_cannot_judge_is_one_line_and_not_one_a_row(tmp_pa
         ) as caught:
             look(str(rows), reward=missing)
         assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("exct", "there is no kind 'exct'; the kinds are exact, .*; did you mean exact"),
+        ("{bad", "not JSON: "),
+        ('{"kind":"luck"}', "kind: invalid value 'luck'"),
+        ('{"kind":"number","tolerance":-1}', "tolerance: expected "),
+        ('{"kind":"regex","pattern":"("}', "reward 'regex' does not compile"),
+        ('{"kind":"code","tests":"assert ("}', "reward 'code': its tests are not Python"),
+    ],
+)
+def test_a_default_reward_that_is_none_is_told_once(tmp_path: Path, reward: str, said: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt":"a","answer":"7"}\n' * 3)
+    for look in (load_data, glance):
+        with pytest.raises(DataError, match=f"^data.reward: {said}") as caught:
+            look(str(rows), reward=reward)
+        assert len(caught.value.problems) == 1
+
+
+def test_a_renamed_field_that_no_line_has_is_told_once(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"query":"a","answer":"7"}\n' * 30)
+    for look in (load_data, glance):
+        with pytest.raises(DataError) as caught:
+            look(str(rows), rename=("question:prompt",))
+        assert caught.value.problems == (
+            "data.rename: there is no column 'question'; there are query, answer",
+        )
+    # One that some rows do without is no mistake, and hides none.
+    rows.write_text('{"prompt":"a","answer":"7"}\n{"prompt":"b"}\n')
+    with pytest.raises(DataError, match=r"^rows.jsonl:2: answer: missing"):
+        load_data(str(rows), rename=("clue:hint",))
+    assert len(load_data(str(rows), 1, rename=("clue:hint",)).tasks) == 1
+
+
+def test_a_file_has_no_splits(tmp_path: Path) -> None:
+    csv = as_csv(tmp_path / "rows")
+    for path in ("builtin", csv, as_parquet(tmp_path / "rows.parquet")):
+        for look in (load_data, glance):
+            with pytest.raises(DataError, match=r"^data.split: .* is a file, and has no 'test'"):
+                look(path, split="test")
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", str(tmp_path / "pipe")):
+        for look in (load_data, glance):
+            with pytest.raises(DataError, match=f"^data.path: {path} is neither a file nor a fol"):
+                look(path)
+    with pytest.raises(DataError, match=r"^data.path: is empty"):
+        load_data("")
 
 
 @pytest.mark.parametrize(

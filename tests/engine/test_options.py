@@ -1,5 +1,7 @@
 """The options of a step in real runs: who teaches, whose turn it is, how often a rollout serves."""
 
+import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,9 @@ def test_one_backward_or_one_a_channel_is_the_same_run(tmp_path: Path) -> None:
 def test_a_compiled_backbone_takes_the_same_step_and_samples_eagerly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = ("loss.sdpo_weight=0", "loss.replay_weight=0")
+    builtin = Path(str(resources.files("composer_engine") / "builtin"))
+    copy = shutil.copytree(builtin, tmp_path / "model")  # the builtin one is never compiled
+    alone = ("loss.sdpo_weight=0", "loss.replay_weight=0", f"model.path={copy}")
     plain = run(tmp_path / "plain", 1, *alone)[1].gradients
     graphs: list[int] = []
 
@@ -114,6 +118,14 @@ def test_a_compiled_backbone_takes_the_same_step_and_samples_eagerly(
     trainer, journal = run(tmp_path / "compiled", 1, *alone, "model.torch_compile=true")
     assert len(graphs) == 1  # sampling would have compiled as well
     assert (journal.gradients[0] - plain[0]).norm() / plain[0].norm() < 1e-5
+    assert trainer.record.numbers.loss is not None
+
+
+def test_the_builtin_model_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    trainer, _ = run(tmp_path, 1, "model.torch_compile=true")
+    assert compiled == []
     assert trainer.record.numbers.loss is not None
 
 

@@ -101,6 +101,14 @@ def test_paths_that_are_no_file_and_no_folder_are_refused_together(tmp_path: Pat
     assert model.startswith(f"model.path: {tmp_path / 'm'} is not a folder; ")
 
 
+def test_a_model_without_a_name_and_a_split_of_a_file_are_one_line_each() -> None:
+    config = load("smoke", settings=("data.split=test", "model.path="))
+    assert said(config) == [
+        "data.split: builtin is a file, and has no 'test': leave it train",
+        "model.path: is empty: name a model's folder, or a hub id",
+    ]
+
+
 def test_what_lies_on_a_volume_is_looked_for_only_on_this_machine() -> None:
     config = load(
         "smoke", settings=(f"data.path={CACHE_MOUNT}/a.jsonl", f"model.path={CACHE_MOUNT}/m")

@@ -188,6 +188,10 @@ def test_processes_that_share_a_step_hold_buckets_and_a_part_of_the_rest(small: 
         ("model.path=nobody/nothing", "the Hub's cache on this machine holds no config.json"),
         ("model.dtype=int8", "model.dtype"),
         ("model.lora_rank=many", "model.lora_rank"),
+        ("data.path=/nope", "data.path: cannot read /nope"),
+        ("rollout.prompts_per_step=1000000", "1000000 prompts a step, but the data has"),
+        ("rollout.max_completion_tokens=1000000", "more than the 512 that the model can read"),
+        ("loss.top_k=200", "loss.top_k: 200 is more than the model's 99 tokens"),
     ],
 )
 def test_what_cannot_be_counted_is_said_and_is_status_2(

@@ -54,6 +54,7 @@ from composer_engine.seal import (
     Standing,
     Torn,
     read_seal,
+    sum_of,
     write_seal,
 )
 from composer_engine.world import check_split
@@ -365,7 +366,7 @@ def with_an_empty_seal(folder: Path) -> None:
 
 
 TEARS: dict[Callable[[Path], None], str] = {
-    without_seal: "has no complete.json",
+    without_seal: "it has no complete.json",
     without_a_file: "deep/state is missing",
     with_a_short_file: "weights has 9 bytes of 10",
     with_a_torn_seal: "complete.json is damaged",
@@ -385,7 +386,7 @@ def test_a_torn_checkpoint_is_passed_over_by_name_and_refused_by_path(
     assert checkpoint is not None
     assert checkpoint.step == 10
     assert warning.level == "warning"
-    assert warning.message.startswith(f"passed over checkpoints/step-20: it {TEARS[tear]}")
+    assert warning.message.startswith(f"passed over checkpoints/step-20: {TEARS[tear]}")
     with pytest.raises(SetupError, match=TEARS[tear]):
         choose(tmp_path, str(torn))
 
@@ -481,15 +482,75 @@ def test_another_model_tokenizer_or_data_under_the_same_path_is_noticed(tmp_path
             check_loaded(checkpoint, same | {name: "other"})
 
 
-def test_files_of_the_right_size_that_hold_something_else_are_refused_in_one_line(
+def test_rows_with_the_same_texts_and_other_answers_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = '{"prompt": "1+1=", "answer": "2"}\n{"prompt": "1+2=", "answer": "3"}\n'
+    settings = (f"data.path={file}", "rollout.prompts_per_step=2")
+    file.write_text(rows)
+    attempt(tmp_path / "run", *settings, "optimizer.steps=2")
+    file.write_text(rows.replace('"3"', '"4"'))
+    events = attempt(tmp_path / "run", *settings, "optimizer.steps=3", resume=AUTO)
+    said = [line.message for line in of_kind(events, Logged) if line.level == "warning"]
+    assert any("data.path: its rows have changed since step 2" in line for line in said)
+
+
+def test_files_of_the_right_size_that_hold_something_else_are_passed_over(tmp_path: Path) -> None:
+    made(tmp_path, 10)
+    changed = made(tmp_path, 20)
+    seal = read_seal(changed)
+    sums = {name: sum_of(changed / name) for name in seal.files}
+    write_seal(changed, msgspec.structs.replace(seal, sums=sums))
+    assert chosen(tmp_path) == 20
+    (changed / "weights").write_bytes(b"w" * 9 + b"v")
+    checkpoint, (warning, _) = choose(tmp_path, AUTO)
+    assert checkpoint is not None
+    assert checkpoint.step == 10
+    assert warning.level == "warning"
+    assert warning.message == (
+        "passed over checkpoints/step-20: weights holds something else than was written"
+    )
+    with pytest.raises(SetupError, match="weights holds something else"):
+        choose(tmp_path, str(changed))
+    assert choose(tmp_path, AUTO, reads_all=False).checkpoint == (
+        changed,
+        "checkpoints/step-20",
+        read_seal(changed),
+    )
+
+
+def test_a_checkpoint_of_which_one_bit_changed_costs_the_steps_since_the_one_before(
     tmp_path: Path,
 ) -> None:
+    attempt(tmp_path / "run", "optimizer.steps=4")
+    file = tmp_path / "run/checkpoints/step-4/optimizer.pt"
+    stored = bytearray(file.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    file.write_bytes(stored)
+    events = attempt(tmp_path / "run", "optimizer.steps=5", resume=AUTO)
+    assert of_kind(events, RunStarted)[-1].resumed_step == 2
+
+
+def test_a_file_without_a_sum_that_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path) -> None:
     attempt(tmp_path / "run", "optimizer.steps=2")
-    file = tmp_path / "run/checkpoints/step-2/optimizer.pt"
+    folder = tmp_path / "run/checkpoints/step-2"
+    write_seal(folder, msgspec.structs.replace(read_seal(folder), sums={}))
+    file = folder / "optimizer.pt"
     file.write_bytes(b"\0" * file.stat().st_size)
     with pytest.raises(SetupError, match="step-2 cannot be loaded") as caught:
         attempt(tmp_path / "run", "optimizer.steps=4", resume=AUTO)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_more_steps_give_the_next_one_the_rate_of_the_new_curve(
+    tmp_path: Path, schedule: str
+) -> None:
+    curve = f"optimizer.schedule={schedule}"
+    attempt(tmp_path / "long", "optimizer.steps=4", curve)
+    attempt(tmp_path / "run", "optimizer.steps=2", curve)
+    attempt(tmp_path / "run", "optimizer.steps=4", curve, resume=AUTO)
+    straight, resumed = steps_of(tmp_path / "long"), steps_of(tmp_path / "run")
+    assert [resumed[n].learning_rate for n in (3, 4)] == [straight[n].learning_rate for n in (3, 4)]
 
 
 # ---------------------------------------------------------------- which stay
@@ -624,6 +685,27 @@ def test_a_disk_that_fills_up_costs_one_checkpoint_and_the_last_good_one_stays(
     assert isinstance(events[-1], RunFinished)
     best = of_kind(events, CheckpointSaved)[-1].best
     assert seen[-1] == ({"step-6"} if best else {"step-2", "step-6"})
+
+
+def test_a_run_whose_end_could_not_be_saved_says_so_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Checkpoints.save
+
+    def on_a_full_disk(self: Checkpoints, step: int, write: Any, **more: Any) -> None:
+        with disk_full_beyond(65_536) if step > 2 else nullcontext():
+            honest(self, step, write, **more)
+
+    monkeypatch.setattr(Checkpoints, "save", on_a_full_disk)
+    events = attempt(tmp_path, "optimizer.steps=3")
+    (alert,) = of_kind(events, AlertRaised)
+    assert "enforce fail" not in alert.message
+    assert "limit" in alert.message
+    last = events[-1]
+    assert isinstance(last, RunFinished)
+    assert (last.steps, last.stopped_early) == (3, False)
+    assert last.reason == alert.message
+    assert last.reason.endswith("the last one is of step 2")
 
 
 # ---------------------------------------------------------------- between rollouts only

@@ -15,7 +15,7 @@ from composer_engine.config import load
 from composer_engine.contract import INPUTS_MOUNT
 from composer_engine.failures import SetupError
 from composer_engine.inputs import container_config, given_paths, local_inputs
-from composer_engine.protocol import AlertRaised, RunFinished
+from composer_engine.protocol import AlertRaised, RunFinished, StepCompleted
 from composer_engine.rewards import Code, Python, Regex, make_reward, read_spec, score
 from tests.engine.training import trained
 
@@ -351,6 +351,37 @@ def test_what_it_does_instead_of_a_number_is_zero_and_is_counted(mine: Path) -> 
         f"the reward {mine}:moody failed for 4 of 5 completions, which get 0: "
         "gave nan, which is no finite number"
     )
+
+
+@pytest.mark.parametrize("given", ["1e308", "-1e39", "10**400"])
+def test_a_reward_that_no_float32_holds_is_zero_and_is_counted(given: str, tmp_path: Path) -> None:
+    file = tmp_path / "huge.py"
+    file.write_text(f"def judge(completion, *, prompt, answer): return {given}\n")
+    reward = make_reward(Python(function=f"{file}:judge"), None)
+    values, (said,) = score([reward] * 2, ["a", "b"])
+    assert values == [0.0, 0.0]
+    assert "failed for 2 of 2 completions, which get 0: " in said
+    file = tmp_path / "large.py"
+    file.write_text("def judge(completion, *, prompt, answer): return 3.4028234663852886e38\n")
+    assert make_reward(Python(function=f"{file}:judge"), None)("a") == 3.4028234663852886e38
+
+
+def test_equal_rewards_of_any_size_teach_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "always.py"
+    file.write_text("def judge(completion, *, prompt, answer): return 0.3\n")
+    text = f'{{"kind": "python", "function": "{file}:judge"}}'
+    settings = ("optimizer.steps=1", "rollout.max_completion_tokens=4", f"data.reward={text}")
+    alone = ("loss.sdpo_weight=0", "loss.replay_weight=0")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt":"{n}+1=","answer":"1"}}\n' for n in range(8)))
+    config = load("smoke", settings=(*settings, *alone, f"data.path={rows}"))
+    _, events = trained(config, tmp_path / "run")
+    (step,) = [event for event in events if isinstance(event, StepCompleted)]
+    assert step.channels.grpo is None
+    assert step.reward_mean == pytest.approx(0.3)
+    assert step.reward_std == 0.0
+    assert step.grad_norm in (None, 0.0)
+    assert step.metrics["frac_reward_zero_std"] == 1.0
 
 
 def test_a_run_goes_on_and_says_how_often_the_function_failed(mine: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ MOST_MISSING = 100_000  # a number further ahead than that is not this run's
 _INTERRUPTED = RunFailed(
     kind="preempted",
     message="the container went away without a word, and another attempt begins",
-    hint="it goes on from the last checkpoint",
+    hint="it goes on from the last checkpoint, or from step 1 where there is none",
 )
 
 

@@ -26,7 +26,7 @@ def resumable(folder: RunFolder, settings: Sequence[str] = ()) -> RunConfig:
     run.settle()
     config = load(file=folder.config_path, settings=settings)
     try:
-        checkpoint, said = choose(folder.path, AUTO)
+        checkpoint, said = choose(folder.path, AUTO, reads_all=False)
     except SetupError as error:
         raise CannotResume(str(error)) from None
     if checkpoint is None:
