@@ -200,7 +200,7 @@ def test_an_installation_is_recognised_in_many_spellings(line: str) -> None:
         "RUN pip install .",
         "RUN pip install -e ./here /there https://x/y-1.0-py3-none-any.whl $MORE",
         "RUN pip install -r /made-by-the-build.txt",
-        "RUN pip install -c constraints.txt --index-url https://mirror.invalid",
+        "RUN pip install -c constraints.txt --index-url https://x",
         "# RUN pip install x",
         "CMD pip install x",
     ],
